@@ -1,0 +1,46 @@
+# `make life` and `make test` need nothing but Python: they create .venv, install, and run.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUT    ?= life
+
+.PHONY: life test lab bench results readme wheel clean
+
+$(VENV)/.installed: settings.ini setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+life: $(VENV)/.installed        ## a language model's life, from text to report
+	$(BIN)/lm-lifecycle life --out $(OUT) --resume
+
+test: $(VENV)/.installed        ## every notebook, then the tests
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing
+	$(BIN)/python -m pytest
+
+lab: $(VENV)/.installed         ## read and change the notebooks
+	$(BIN)/pip install -q -c constraints.txt -e '.[lab]'
+	$(BIN)/jupyter lab nbs
+
+bench: $(VENV)/.installed       ## side by side with the leader; writes results/bench_*.json
+	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
+
+results: $(VENV)/.installed     ## results/life.json from nothing, and the README that quotes it
+	rm -rf build/life && $(BIN)/lm-lifecycle life --out build/life
+	cp build/life/metrics.json results/life.json
+	$(MAKE) readme
+
+readme: $(VENV)/.installed      ## README.md from nbs/index.ipynb
+	$(BIN)/nbdev-test nbs/index.ipynb --save && $(BIN)/nbdev-clean --fname nbs/index.ipynb
+	$(BIN)/python .ci/readme.py
+
+wheel: $(VENV)/.installed       ## build a wheel, install it into an empty environment, live there
+	rm -rf build/wheel && $(BIN)/python -m build --wheel --outdir build/wheel
+	$(PYTHON) -m venv build/wheel/env
+	build/wheel/env/bin/pip install -q -c constraints.txt torch
+	build/wheel/env/bin/pip install -q -c constraints.txt build/wheel/*.whl
+	mkdir build/wheel/empty && cd build/wheel/empty && ../env/bin/lm-lifecycle life --scale tiny
+
+clean:
+	rm -rf build $(VENV) life
