@@ -1,0 +1,77 @@
+"The gradient of a batch does not depend on how it is cut, padded or spread over processes"
+import os, subprocess, sys
+from pathlib import Path
+
+import pytest, torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import pad
+
+from lm_lifecycle.autoencoding import mlm
+from lm_lifecycle.autoregressive import clm
+from lm_lifecycle.core import IGNORE, Plan, View, seed_torch
+from lm_lifecycle.network import Size, build
+from lm_lifecycle.tokens import Vocab
+from lm_lifecycle.training import accelerator, accumulate
+
+B,T = 16,24
+PLAN,VOCAB = Plan('cpu','fp32','eager'), Vocab(200, 0, 2, 3, 4, (0,1,2,3,4))
+CASES = [('mlm','bert'), ('clm','bert'), ('clm','gpt2'), ('cls','bert')]
+
+def net(kind, family, dtype): return build(kind, Size(2, 64, T=T+7), VOCAB, family, **(dict(num_labels=3) if kind == 'cls' else {})).to(dtype)
+
+def view(kind, B=B):
+    "Rows with different numbers of answers"
+    seed_torch(('view',kind)); x,rows = torch.randint(5, 200, (B,T)), torch.arange(B); x[:,0] = VOCAB.cls
+    if kind == 'mlm': return mlm(x, rows, VOCAB, p=.3)
+    if kind == 'clm': return clm(x, torch.rand(B, T).lt(.2).cumsum(1))
+    return View(dict(input_ids=x), dict(cls=torch.where(rows%5 == 0, IGNORE, rows%3)))
+
+def padded(v, n):
+    "`n` more tokens on the right, to be neither seen nor asked for"
+    ids = v.inputs['input_ids']; labels = {h: pad(t, (0,n), value=IGNORE) if h == 'lm' else t for h,t in v.labels.items()}
+    return View(dict(input_ids=pad(ids, (0,n), value=VOCAB.pad), attention_mask=pad(torch.ones_like(ids), (0,n))), labels, v.shift)
+
+def gradient(kind, family, v, micro=1, dtype=torch.double):
+    "Name → gradient of the batch's mean loss"
+    m,acc = net(kind, family, dtype), accelerator(PLAN); accumulate(acc, acc.prepare(m.train()), v, micro, PLAN)
+    return {n: p.grad for n,p in m.named_parameters()}
+
+def distance(a, b):
+    "Relative norm over all gradients"
+    assert a.keys() == b.keys() and all((a[k] is None) == (b[k] is None) for k in a)
+    flat = lambda g: torch.cat([g[k].flatten().double() for k in sorted(g) if g[k] is not None])
+    return float((flat(a) - flat(b)).norm()/flat(b).norm())
+
+@pytest.mark.parametrize('dtype,most', [(torch.double,1e-9), (torch.float,1e-5)])
+@pytest.mark.parametrize('kind,family', CASES)
+def test_cut_and_padding(kind, family, dtype, most):
+    v = view(kind); whole = gradient(kind, family, v, dtype=dtype); y, = v.labels.values()
+    assert len((y.view(B,-1) != IGNORE).sum(1).unique()) > 1
+    for n in (0,7):
+        for micro in (1,2,4,16): assert distance(gradient(kind, family, padded(v, n), micro, dtype), whole) <= most, (micro,n)
+
+def test_padding_without_a_mask_is_unseen_by_a_causal_network():
+    v = view('clm'); w = padded(v, 7); del w.inputs['attention_mask']
+    assert distance(gradient('clm', 'gpt2', w, 4), gradient('clm', 'gpt2', v)) <= 1e-9
+
+def test_reported_loss_does_not_depend_on_the_cut():
+    loss = lambda micro: accumulate(acc := accelerator(PLAN), net('clm', 'gpt2', torch.double), view('clm'), micro, PLAN)['lm']
+    assert all(abs(loss(m) - loss(1)) < 1e-12 for m in (2,4,16))
+
+def test_two_processes(tmp_path):
+    "Started by torchrun, joined by gloo"
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(Path(__file__).parents[1]))
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    r = subprocess.run([*launch, __file__, tmp_path], env=env, timeout=120, capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr[-2000:]
+    for kind,family in CASES:
+        for n in (16,15):
+            one = {k:g for k,g in gradient(kind, family, view(kind, n)).items() if g is not None}
+            assert distance(load_file(tmp_path/f'{kind}-{family}-{n}.safetensors'), one) <= 1e-9, (kind,family,n)
+
+if __name__ == '__main__':
+    for kind,family in CASES:
+        for n in (16,15):
+            g = {k:t.contiguous() for k,t in gradient(kind, family, view(kind, n), 3).items() if t is not None}
+            if os.environ['RANK'] == '0': save_file(g, f'{sys.argv[1]}/{kind}-{family}-{n}.safetensors')
+    torch.distributed.destroy_process_group()
