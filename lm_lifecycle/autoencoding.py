@@ -5,16 +5,17 @@ r"""Spoil the text, then ask for it back: $\mathcal L_{AE}$"""
 # %% auto #0
 __all__ = ['MIXES', 'mlm', 'masked_strip', 'nll']
 
-# %% ../nbs/04_autoencoding.ipynb #9b2fdfb2
+# %% ../nbs/04_autoencoding.ipynb #a74187b6
+import numpy as np
 import torch
 from torch import Tensor
 
 from .core import IGNORE, Loss, View, uniform
 from .tokens import Vocab
 
-# %% ../nbs/04_autoencoding.ipynb #cd5ed290
+# %% ../nbs/04_autoencoding.ipynb #941b829d
 def mlm(
-    x:Tensor,    # Token ids `(B,T)`
+    x:Tensor,    # Token ids `(B,T)`, in main memory
     rows:Tensor, # Row numbers in the corpus `(B,)`
     vocab:Vocab, # Which ids are ordinary words, and which is `[MASK]`
     key:tuple=(0,'mlm',0), # Seed, purpose, epoch
@@ -22,10 +23,12 @@ def mlm(
     mask:float=0.8, swap:float=0.1, # Shares of those that become `[MASK]`, another word
 )->View: # Inputs `xt`; labels `lm`: `x` where asked for, `IGNORE` elsewhere
     "Eq 4.2's view: hide some tokens by the 80/10/10 rule, ask for all of them back"
-    u = uniform(key, rows, x.shape[1]).masked_fill_(~vocab.ok(x), 1.)
-    xt = torch.where(u < mask*p, vocab.mask, x); swaps = (u >= mask*p) & (u < (mask + swap)*p)
-    xt[swaps] = vocab.words[((u[swaps] - mask*p)/(swap*p)*len(vocab.words)).long()]
-    return View(dict(input_ids=xt), dict(lm=x.masked_fill(u >= p, IGNORE)))
+    u,words,flat = uniform(key, rows, x.shape[1]).numpy().ravel(), vocab.words.numpy(), x.numpy().ravel()
+    i = np.flatnonzero((u < p) & vocab.ok(x).numpy().ravel()); u,truth = u[i],flat[i] # Only what is asked for
+    other = words[((u - mask*p)*(len(words)/(swap*p or 1.))).astype(int).clip(0, len(words)-1)]
+    xt,y = flat.copy(), np.full_like(flat, IGNORE)
+    xt[i] = np.where(u < mask*p, vocab.mask, np.where(u < (mask + swap)*p, other, truth)); y[i] = truth
+    return View(dict(input_ids=torch.from_numpy(xt).view_as(x)), dict(lm=torch.from_numpy(y).view_as(x)))
 
 # %% ../nbs/04_autoencoding.ipynb #195c195f
 MIXES = {'80/10/10': (.8,.1), 'all [MASK]': (1.,0.)} # Share of `[MASK]`, of another word

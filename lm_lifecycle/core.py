@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'W32', 'View', 'Loss', 'total', 'philox', 'digest', 'as_bytes', 'words32', 'uniform', 'order', 'rows_at',
-           'seed_torch', 'capability', 'Plan', 'plan', 'amp', 'LifeError', 'BadInput', 'NotSaved', 'InUse', 'NotFinite',
-           'Unsafe', 'Mismatch', 'atomic', 'fsync', 'write_json', 'cache_dir']
+           'seed_torch', 'capability', 'Plan', 'plan', 'amp', 'keep_memory', 'LifeError', 'BadInput', 'NotSaved',
+           'InUse', 'NotFinite', 'Unsafe', 'Mismatch', 'atomic', 'fsync', 'write_json', 'cache_dir']
 
-# %% ../nbs/00_core.ipynb #86516440
-import contextlib, functools, hashlib, json, os, shutil, tempfile, warnings
+# %% ../nbs/00_core.ipynb #423cd4de
+import contextlib, ctypes, functools, hashlib, json, os, shutil, tempfile, warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,12 +140,12 @@ def capability()->dict: # `device`, and whether it multiplies bfloat16 in hardwa
     c = getattr(torch.cpu, 'get_capabilities', dict)()
     return dict(device='cpu', bf16=bool(c.get('amx_bf16') or c.get('avx512_bf16')))
 
-# %% ../nbs/00_core.ipynb #255d7f64
+# %% ../nbs/00_core.ipynb #925d7d9b
 @dataclass(frozen=True)
 class Plan:
     device:str     # `cpu`, `cuda` or `mps`
     precision:str  # `fp32` or `bf16` (autocast: weights and optimiser stay float32)
-    attn:str       # `hand` (eq 6.1), `sdpa` (PyTorch's fused kernel) or `eager` (of `transformers`)
+    attn:str       # `eager` or `sdpa`, PyTorch's fused kernel
 
 def plan(
     device:str=None, precision:str=None, attn:str=None, # Overrides
@@ -155,11 +155,17 @@ def plan(
     can = can or capability(); device = device or can['device']
     bf16 = can['bf16'] and device == can['device']
     precision = precision or ('bf16' if bf16 else 'fp32')
-    return Plan(device, precision, attn or ('sdpa' if device == 'cuda' else 'hand'))
+    return Plan(device, precision, attn or ('sdpa' if device == 'cuda' else 'eager'))
 
 # %% ../nbs/00_core.ipynb #53846a7d
 def amp(p:Plan): # Autocast as planned: weights stay float32, matrix products become bfloat16
     return torch.autocast(p.device, torch.bfloat16, enabled=p.precision == 'bf16')
+
+# %% ../nbs/00_core.ipynb #6a25e40f
+def keep_memory()->bool: # Was it glibc, and did it agree?
+    "Have freed memory kept for the next step"
+    try: c = ctypes.CDLL(None); return all(c.mallopt(what, 2**30) for what in (-1,-3)) # M_TRIM_, M_MMAP_THRESHOLD
+    except (OSError,AttributeError,TypeError): return False
 
 # %% ../nbs/00_core.ipynb #4e5416e5
 class LifeError(Exception):

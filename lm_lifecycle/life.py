@@ -45,7 +45,7 @@ class Scale:
 SCALES = dict(tiny=Scale(SIZES['tiny'], 800, 200), small=Scale(SIZES['small'], 4000, 1000, lr=1e-3, tune_lr=3e-4),
               base=Scale(SIZES['base'], 20000, 20000, B=128, lr=5e-4, tune_lr=5e-5))
 
-# %% ../nbs/20_life.ipynb #97b871d5
+# %% ../nbs/20_life.ipynb #9e86a53d
 def held_out(n:int, seed:int, share=.1)->tuple: # Row numbers kept, and held out
     i = order((seed,'split'), n).tolist(); cut = max(round(n*share), 1)
     return sorted(i[cut:]), sorted(i[:cut])
@@ -54,12 +54,15 @@ def unlabelled(files=None, seed=0)->dict: # `name`, `fingerprint`, texts of `tra
     "The user's text files, or the installed documentation"
     if not files:
         sides = {s: [d.text for d in docs(s)] for s in ('train','valid')}
-        return dict(name='the installed documentation', where='the installed documentation', fingerprint=fingerprint(docs()), **sides)
+        name = 'the installed documentation'
+        return dict(name=name, where=name, fingerprint=fingerprint(docs()), **sides)
     texts = read_texts(files)
     if len(texts) < 20: texts = [t[i:i+2000] for t in texts for i in range(0, len(t), 2000)]
-    if len(texts) < 2: raise BadInput(f"{files[0]}: {len(texts[0])} characters, too few tokens to learn from and hold some out; give more text")
+    if len(texts) < 2:
+        raise BadInput(f"{files[0]}: {len(texts[0])} characters, too few tokens to learn from and hold some out; give more text")
     keep,held = held_out(len(texts), seed)
-    return dict(name=', '.join(Path(f).name for f in files), where=', '.join(map(str, files)), fingerprint=digest(*texts)[:12],
+    name,where = (', '.join(map(f, files)) for f in (lambda p: Path(p).name, str))
+    return dict(name=name, where=where, fingerprint=digest(*texts)[:12],
                 train=[texts[i] for i in keep], valid=[texts[i] for i in held])
 
 def labelled(file=None, seed=0, most=2000)->tuple: # Training and test `Labelled`, and a name
@@ -67,8 +70,9 @@ def labelled(file=None, seed=0, most=2000)->tuple: # Training and test `Labelled
     if file:
         data,name = read_labelled(file), Path(file).name
         train,test = (data.pick(rows) for rows in held_out(len(data), seed, .2))
-        for n,c in train.counts.items():
-            if not c: raise BadInput(f"{file}: class {n!r} has {data.counts[n]} examples, none left to learn from when a fifth is held out; add some or remove it")
+        for n in (n for n,c in train.counts.items() if not c):
+            raise BadInput(f"{file}: class {n!r} has {data.counts[n]} examples, none left when a fifth is held out; "
+                           "add some or remove it")
     else: train,test,name = which_library('train'), which_library('test'), 'which library is this docstring from?'
     return train, test.pick(order((seed,'test'), len(test))[:most].tolist()), name
 
@@ -172,12 +176,13 @@ class Life:
             write_json(path, dict(found, seconds=round(time.perf_counter() - t0, 2)))
         return json.loads(path.read_bytes())
 
-# %% ../nbs/20_life.ipynb #1749dba1
+# %% ../nbs/20_life.ipynb #45490deb
 @patch
 def prepare(self:Life)->dict: # Vocabulary; documents, blocks and tokens of each side
     "Train the tokenizer; cut the text into blocks; only then write to the folder"
     path = self.out/'tokenizer'; say('tokenizer and blocks')
-    self.tok = AutoTokenizer.from_pretrained(path) if path.exists() else train_tokenizer(self.corpus['train'], self.s.size.vocab)
+    if path.exists(): self.tok = AutoTokenizer.from_pretrained(path)
+    else: self.tok = train_tokenizer(self.corpus['train'], self.s.size.vocab)
     self.vocab = Vocab.of(self.tok)
     try: self.blocks = {k: blocks(self.corpus[k], self.tok, self.s.size.T) for k in ('train','valid')}
     except BadInput as e: raise BadInput(f"{self.corpus['where']}: {e}") from e
@@ -289,11 +294,12 @@ def machine()->str: # In words
 def peak_memory()->int: # Bytes this process has held at most
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
 
-# %% ../nbs/20_life.ipynb #ab78302e
+# %% ../nbs/20_life.ipynb #d31499f3
 @patch
 def cost(self:Life, m:dict)->dict: # For the report
+    stages = [json.loads(f.read_bytes())['seconds'] for f in (self.out/'stages').glob('*.json')]
     return {'tokens seen': m['mlm']['tokens'] + m['clm']['tokens'],
-            'wall seconds': round(m['prepare']['took'] + sum(json.loads(f.read_bytes())['seconds'] for f in (self.out/'stages').glob('*.json'))),
+            'wall seconds': round(m['prepare']['took'] + sum(stages)),
             'machine': machine(), 'peak memory, GB': round(peak_memory()/2**30, 2)}
 
 @patch

@@ -6,7 +6,7 @@
 __all__ = ['schedule', 'Recipe', 'optimiser', 'accumulate', 'accelerator', 'one_step', 'sha256', 'seal', 'save_checkpoint',
            'read_manifest', 'newest', 'differences', 'restore', 'locked', 'train']
 
-# %% ../nbs/08_training.ipynb #f6b2916d
+# %% ../nbs/08_training.ipynb #4f198d12
 import contextlib, hashlib, json, math, os, shutil, time, warnings
 from dataclasses import dataclass, asdict
 from pathlib import Path
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file, load_model, save_file
 from tqdm.auto import tqdm
 
-from .core import BadInput, InUse, Mismatch, NotFinite, Plan, View, amp, atomic, plan, seed_torch, total
+from .core import BadInput, InUse, Mismatch, NotFinite, Plan, View, amp, atomic, keep_memory, plan, seed_torch, total
 from .network import quiet
 
 # %% ../nbs/08_training.ipynb #ead4be65
@@ -67,9 +67,9 @@ def accumulate(
         for h,l in losses.items(): sums[h] = sums.get(h, 0.) + l.sum.detach()
     return {h: float(acc.reduce(s, 'sum'))/max(counts[h], 1) for h,s in sums.items()}
 
-# %% ../nbs/08_training.ipynb #d2353c23
+# %% ../nbs/08_training.ipynb #edb897ee
 def accelerator(p:Plan): # `accelerate`'s engine for devices and processes; precision is our own line, `core.amp`
-    return Accelerator(cpu=p.device == 'cpu', mixed_precision='no')
+    keep_memory(); return Accelerator(cpu=p.device == 'cpu', mixed_precision='no')
 
 # %% ../nbs/08_training.ipynb #ab66f9fd
 def one_step(acc, model, opt, view, step:int, r:Recipe, p:Plan)->dict: # What to remember of it

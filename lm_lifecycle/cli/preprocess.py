@@ -69,7 +69,7 @@ def cut_labelled(args, shared=None)->dict: # What `pack` wants to know; `shared`
     return dict(tok=tok, ids=torch.tensor(sum(rows, []), dtype=torch.int32), names=data.names,
                 ends=torch.tensor([len(r) for r in rows]).cumsum(0), labels=torch.tensor(data.labels))
 
-# %% ../../nbs/21b_cli_preprocess.ipynb #e4c1cb65
+# %% ../../nbs/21b_cli_preprocess.ipynb #ffe831cd
 def cut_text(args)->dict: # As `cut_labelled`
     texts = read_texts([args.input]); tok = tokenizer(args, texts)
     ids,doc = stream(texts, tok)
@@ -80,7 +80,8 @@ def cut_text(args)->dict: # As `cut_labelled`
 
 def run(args): # `lm-lifecycle preprocess`
     "Read, cut, write"
-    if args.labels_from and not args.task: raise BadInput("--labels-from: only labelled texts have labels; give --task text-classification, or drop it")
+    if args.labels_from and not args.task:
+        raise BadInput("--labels-from: only labelled texts have labels; give --task text-classification, or drop it")
     shared = unpack(args.labels_from) if args.labels_from else None
     found = cut_labelled(args, shared) if args.task else cut_text(args)
     pack(args.output, task=args.task, T=args.max_seq_length, source=sha256(args.input), **found)

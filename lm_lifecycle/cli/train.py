@@ -100,12 +100,13 @@ def assess(net, data, kind:str, vocab:Vocab, B:int, seed:int, p)->dict: # Loss; 
     a = accuracy(predict(net, data, p), data.y)
     return dict(loss=loss.mean, accuracy=a.mean, accuracy_low=a.low, accuracy_high=a.high)
 
-# %% ../../nbs/21c_cli_train.ipynb #1d4e0316
+# %% ../../nbs/21c_cli_train.ipynb #8e23b1c7
 def free(out:Path, overwrite:bool):
     "Refuse a folder with somebody else's files"
     there = {p.name for p in out.iterdir()} - {'.lock','.pid'} if out.is_dir() else set()
     if there and not overwrite and not there & {'checkpoints','metrics.json'}:
-        raise BadInput(f"{out}: not empty (it holds {sorted(there)[0]}); choose another --output-dir, or give --overwrite-output-dir")
+        raise BadInput(f"{out}: not empty (it holds {sorted(there)[0]}); choose another --output-dir, "
+                       "or give --overwrite-output-dir")
 
 def run(args): # `lm-lifecycle train`
     "Check, train, evaluate, save"
