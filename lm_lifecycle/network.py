@@ -191,7 +191,7 @@ class RMS(torch.autograd.Function):
 class RMSNorm(LlamaRMSNorm): # The same parameters
     def forward(self, x): return RMS.apply(x, self.weight, self.variance_epsilon)
 
-# %% ../nbs/06_network.ipynb #31217d33
+# %% ../nbs/06_network.ipynb #83ade779
 def causal(model)->bool: # Does it read left to right by itself?
     return model.config.model_type in ('gpt2','llama') or bool(getattr(model.config, 'is_decoder', False))
 
@@ -204,6 +204,7 @@ def ready(model, view:View)->dict: # The trunk's keyword arguments
     if m is None or m.dim() < 4: return inputs
     if model.config._attn_implementation == 'eager':
         amp = torch.is_autocast_enabled(x.device.type); dtype = torch.get_autocast_dtype(x.device.type) if amp else model.dtype
+        m = m if m.stride(0) else m[:1]  # One mask for all rows
         m = torch.zeros(m.shape, dtype=dtype, device=m.device).masked_fill_(~m, torch.finfo(dtype).min)
     return dict(inputs, attention_mask=m)
 
