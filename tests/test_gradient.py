@@ -6,30 +6,42 @@ import pytest, torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import pad
 
-from lm_lifecycle.autoencoding import mlm
-from lm_lifecycle.autoregressive import clm
+from lm_lifecycle.autoencoding import Pairs
 from lm_lifecycle.core import IGNORE, Plan, View, seed_torch
-from lm_lifecycle.network import Size, build
-from lm_lifecycle.tokens import Vocab
+from lm_lifecycle.evaluation import evaluate
+from lm_lifecycle.network import FAMILIES, Size, build, double
+from lm_lifecycle.pretraining import view_of
+from lm_lifecycle.tokens import Blocks, Vocab
 from lm_lifecycle.training import accelerator, accumulate
 
 B,T = 16,24
-PLAN,VOCAB = Plan('cpu','fp32','eager'), Vocab(200, 0, 2, 3, 4, (0,1,2,3,4))
-CASES = [('mlm','bert'), ('clm','bert'), ('clm','gpt2'), ('cls','bert')]
+PLAN,VOCAB = Plan('cpu','fp32','eager'), Vocab(200, 0, 2, 3, 4, (0,1,2,3,4), stops=(5,))
+CASES = [(k,f) for f,kinds in FAMILIES.items() for k in kinds.split()]
 
-def net(kind, family, dtype): return build(kind, Size(2, 64, T=T+7), VOCAB, family, **(dict(num_labels=3) if kind == 'cls' else {})).to(dtype)
+def net(kind, family, dtype):
+    n = build(kind, Size(2, 64, T=T+7), VOCAB, family, **(dict(num_labels=3) if kind == 'cls' else {}))
+    if dtype == torch.double: n.model = double(n.model).train()
+    return n
 
-def view(kind, B=B):
+def view(kind, family='bert', B=B):
     "Rows with different numbers of answers"
-    seed_torch(('view',kind)); x,rows = torch.randint(5, 200, (B,T)), torch.arange(B); x[:,0] = VOCAB.cls
-    if kind == 'mlm': return mlm(x, rows, VOCAB, p=.3)
-    if kind == 'clm': return clm(x, torch.rand(B, T).lt(.2).cumsum(1))
-    return View(dict(input_ids=x), dict(cls=torch.where(rows%5 == 0, IGNORE, rows%3)))
+    seed_torch(('view',kind)); x,rows = torch.randint(6, 200, (B,T)), torch.arange(B); x[:,0] = VOCAB.cls
+    if kind == 'cls': return View(dict(input_ids=x), dict(cls=torch.where(rows%5 == 0, IGNORE, rows%3)))
+    x[torch.rand(B, T) < .1] = VOCAB.sep; doc = (x == VOCAB.sep).cumsum(1)
+    if kind == 'nsp': ids = torch.randint(6, 200, (600,)); ids[::7] = 5
+    data = Pairs.of(ids, torch.arange(600)//60, VOCAB) if kind == 'nsp' else Blocks(x, doc, '')
+    return view_of(kind, data, rows, VOCAB, family=family, exact=family != 'bart',
+                   **dict(nsp=dict(T=T), plm=dict(p=.95)).get(kind, {}))
 
 def padded(v, n):
     "`n` more tokens on the right, to be neither seen nor asked for"
-    ids = v.inputs['input_ids']; labels = {h: pad(t, (0,n), value=IGNORE) if h == 'lm' else t for h,t in v.labels.items()}
-    return View(dict(input_ids=pad(ids, (0,n), value=VOCAB.pad), attention_mask=pad(torch.ones_like(ids), (0,n))), labels, v.shift)
+    ids = v.inputs['input_ids']; N = ids.shape[1]; new = {}
+    for k,t in dict(dict(attention_mask=torch.ones_like(ids)), **v.inputs).items():
+        if k == 'perm_mask': new[k] = pad(t, (0,n,0,n), value=1.)
+        elif t.dim() == 4: new[k] = pad(t, (0,n,0,n)) | torch.eye(N+n, dtype=torch.bool)
+        else: new[k] = pad(t, (0,n), value=VOCAB.pad if 'input_ids' in k else 0)
+    labels = {h: pad(t, (0,n), value=IGNORE) if h == 'lm' and 'perm_mask' not in new else t for h,t in v.labels.items()}
+    return View(new, labels, v.shift)
 
 def gradient(kind, family, v, micro=1, dtype=torch.double):
     "Name → gradient of the batch's mean loss"
@@ -45,14 +57,21 @@ def distance(a, b):
 @pytest.mark.parametrize('dtype,most', [(torch.double,1e-9), (torch.float,1e-5)])
 @pytest.mark.parametrize('kind,family', CASES)
 def test_cut_and_padding(kind, family, dtype, most):
-    v = view(kind); whole = gradient(kind, family, v, dtype=dtype); y, = v.labels.values()
-    assert len((y.view(B,-1) != IGNORE).sum(1).unique()) > 1
+    v = view(kind, family); whole = gradient(kind, family, v, dtype=dtype); y = next(iter(v.labels.values()))
+    assert kind == 'dae' or len((y.view(B,-1) != IGNORE).sum(1).unique()) > 1
     for n in (0,7):
         for micro in (1,2,4,16): assert distance(gradient(kind, family, padded(v, n), micro, dtype), whole) <= most, (micro,n)
 
 def test_padding_without_a_mask_is_unseen_by_a_causal_network():
     v = view('clm'); w = padded(v, 7); del w.inputs['attention_mask']
     assert distance(gradient('clm', 'gpt2', w, 4), gradient('clm', 'gpt2', v)) <= 1e-9
+
+@pytest.mark.parametrize('kind,family', CASES)
+def test_evaluation_does_not_depend_on_the_batch_size(kind, family):
+    v,m = view(kind, family), net(kind, family, torch.double)
+    one,*more = [evaluate(m, [v[i:i+k] for i in range(0, B, k)], PLAN) for k in (16,5,1)]
+    for e in more:
+        for h,l in one.items(): assert e[h].n == l.n and abs(e[h].sum - l.sum) <= 1e-9*abs(l.sum)
 
 def test_reported_loss_does_not_depend_on_the_cut():
     loss = lambda micro: accumulate(acc := accelerator(PLAN), net('clm', 'gpt2', torch.double), view('clm'), micro, PLAN)['lm']
@@ -66,12 +85,12 @@ def test_two_processes(tmp_path):
     assert r.returncode == 0, r.stderr[-2000:]
     for kind,family in CASES:
         for n in (16,15):
-            one = {k:g for k,g in gradient(kind, family, view(kind, n)).items() if g is not None}
+            one = {k:g for k,g in gradient(kind, family, view(kind, family, n)).items() if g is not None}
             assert distance(load_file(tmp_path/f'{kind}-{family}-{n}.safetensors'), one) <= 1e-9, (kind,family,n)
 
 if __name__ == '__main__':
     for kind,family in CASES:
         for n in (16,15):
-            g = {k:t.contiguous() for k,t in gradient(kind, family, view(kind, n), 3).items() if t is not None}
+            g = {k:t.contiguous() for k,t in gradient(kind, family, view(kind, family, n), 3).items() if t is not None}
             if os.environ['RANK'] == '0': save_file(g, f'{sys.argv[1]}/{kind}-{family}-{n}.safetensors')
     torch.distributed.destroy_process_group()
