@@ -17,7 +17,7 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallba
 
 from lm_lifecycle.autoencoding import mlm
 from lm_lifecycle.autoregressive import clm
-from lm_lifecycle.core import amp, plan, rows_at, total, write_json
+from lm_lifecycle.core import amp, keep_memory, plan, rows_at, total, write_json
 from lm_lifecycle.life import peak_memory, versions
 from lm_lifecycle.network import AUTO, SIZES, build, config, quiet, to_hf
 from lm_lifecycle.text import docs
@@ -151,8 +151,8 @@ def case(kind, name, tok, data, rounds): # One line of the result
         flops_per_second=speed, ratio={n: ratio(times[n], times['ours']) for n in calls if n != 'ours'}, seconds=times)
 
 def masking(tok, data, rounds=20, repeat=1): # Seconds a batch, medians; ratios to ours
-    "Rows to inputs and labels, ours and the collator's, on one thread; the best of `repeat` in a row, every round"
-    threads = torch.get_num_threads(); torch.set_num_threads(1); times = {}
+    "Rows to inputs and labels, ours and the collator's, on one thread; the best of `repeat` in a row, every round; memory kept as in training"
+    keep_memory(); threads = torch.get_num_threads(); torch.set_num_threads(1); times = {}
     vocab,collate = Vocab.of(tok), DataCollatorForLanguageModeling(tok)
     plain,fast = dataset(data, tok), dataset(data, tok, 'torch', True)
     for i in range(rounds):
