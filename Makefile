@@ -26,9 +26,11 @@ lab: $(VENV)/.installed         ## read and change the notebooks
 bench: $(VENV)/.installed       ## side by side with the leader; writes results/bench_*.json
 	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
 
-results: $(VENV)/.installed     ## results/life.json from nothing, and the README that quotes it
-	rm -rf build/life && $(BIN)/lm-lifecycle life --out build/life
+results: $(VENV)/.installed     ## results/life.json and pretraining.json from nothing, and the tables that quote them
+	rm -rf build/life build/race && $(BIN)/lm-lifecycle life --out build/life
 	cp build/life/metrics.json results/life.json
+	$(BIN)/python -c "from lm_lifecycle.pretraining import race; race('build/race', save='results/pretraining.json')"
+	$(BIN)/nbdev-test nbs/09_pretraining.ipynb --save && $(BIN)/nbdev-clean --fname nbs/09_pretraining.ipynb
 	$(MAKE) readme
 
 readme: $(VENV)/.installed      ## README.md from nbs/index.ipynb
