@@ -5,11 +5,15 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from conftest import ROOT
+from transformers import AutoModel
+from lm_lifecycle.autoencoding import Pairs
 from lm_lifecycle.core import FORMULAS, Loss, View
-from lm_lifecycle.network import FAMILIES
-from lm_lifecycle.pretraining import RACE, race_rows
+from lm_lifecycle.network import FAMILIES, Size, build, load
+from lm_lifecycle.pretraining import RACE, race_rows, view_of
+from lm_lifecycle.tokens import Blocks, Vocab
 
 HOMES = 'core','autoencoding','autoregressive','network'
+VOCAB = Vocab(60, 0, 2, 3, 4, (0,1,2,3,4), stops=(5,6))
 FORMS = {'autoregressive.streams','autoregressive.xlnet'} # Two ways to write what `plm` says
 
 def promised():
@@ -31,13 +35,37 @@ def test_formula_and_source(name):
 def test_oracle(name, B, T, V, seed):
     assert FORMULAS[name].check(B, T, V, seed) <= 1e-6
 
+class Batches(torch.utils.data.Dataset):
+    "Views of ten rows each"
+    def __init__(self, kind, data): self.kind,self.data = kind,data
+    def __len__(self): return 4
+    def __getitem__(self, i):
+        rows = torch.arange(10*i, 10*i+10)%len(self.data)
+        return view_of(self.kind, self.data, rows, VOCAB, (7,self.kind,1), **(dict(T=16) if self.kind == 'nsp' else {}))
+
+@pytest.mark.parametrize('kind', RACE)
+def test_views_do_not_depend_on_workers(kind):
+    g = torch.Generator().manual_seed(0); x = torch.randint(5, 60, (40,16), generator=g); doc = torch.arange(40)[:,None].expand(40, 16)
+    data = Blocks(x, doc, ''); data = Pairs.of(data.ids, data.doc//4, VOCAB) if kind == 'nsp' else data
+    one,many = ([v for v in torch.utils.data.DataLoader(Batches(kind, data), batch_size=None, num_workers=n)] for n in (0,2))
+    for a,b in zip(one, many, strict=True):
+        for d,e in ((a.inputs,b.inputs), (a.labels,b.labels)):
+            assert d.keys() == e.keys() and all(torch.equal(d[k], e[k]) for k in d)
+
+@pytest.mark.parametrize('kind,family', [(k,f) for f,kinds in FAMILIES.items() for k in kinds.split()])
+def test_checkpoints_open_again(kind, family, tmp_path):
+    net = build(kind, Size(1, 64, T=16), VOCAB, family); net.model.save_pretrained(tmp_path); again = load(kind, tmp_path)
+    assert AutoModel.from_pretrained(tmp_path).config.model_type == family == again.model.config.model_type
+    for (n,a),b in zip(net.named_parameters(), again.parameters(), strict=True): assert torch.equal(a, b), n
+
 def test_every_chapter_of_the_race_is_an_objective():
     assert set(RACE) == set(FAMILIES['bert'].split()) - {'cls'} and all(any(n.endswith(f'.{k}') for n in FORMULAS) for k in RACE)
 
 def test_tables_are_the_results_file():
     "README and notebook 9 show `results/pretraining.json`, row by row"
     r = json.loads((ROOT/'results/pretraining.json').read_text()); readme = (ROOT/'README.md').read_text(encoding='utf-8')
-    shown = ''.join(''.join(o.get('text', '')) for c in json.loads((ROOT/'nbs/09_pretraining.ipynb').read_text())['cells'] for o in c.get('outputs', []))
+    outputs = [o for c in json.loads((ROOT/'nbs/09_pretraining.ipynb').read_text())['cells'] for o in c.get('outputs', [])]
+    shown = ''.join(''.join(o.get('data', {}).get('text/plain', '')) for o in outputs)
     for row in race_rows(r, 'tokens'): assert '| '+' | '.join(row)+' |' in readme
     for which in ('tokens','flops','ablations'):
         for row in race_rows(r, which): assert all(cell in shown for cell in row), row
