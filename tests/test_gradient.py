@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import pad
 
 from lm_lifecycle.autoencoding import Pairs
-from lm_lifecycle.core import IGNORE, Plan, View, seed_torch
+from lm_lifecycle.core import IGNORE, Plan, View, is_asked, seed_torch
 from lm_lifecycle.evaluation import evaluate
 from lm_lifecycle.network import FAMILIES, Size, build, double
 from lm_lifecycle.pretraining import view_of
@@ -16,17 +16,29 @@ from lm_lifecycle.training import accelerator, accumulate
 
 B,T = 16,24
 PLAN,VOCAB = Plan('cpu','fp32','eager'), Vocab(200, 0, 2, 3, 4, (0,1,2,3,4), stops=(5,))
-CASES = [(k,f) for f,kinds in FAMILIES.items() for k in kinds.split()]
+HEADS = [('cls','bert'),('cls','modernbert'),('cls','gpt2'),('tag','bert'),('tag','llama'),('qa','bert'),('qa','modernbert'),
+         ('value','bert'),('several','bert')] # Kinds of answers that fine-tuning asks for
+CASES = [(k,f) for f,kinds in FAMILIES.items() for k in kinds.split()] + HEADS
+SHAPE = dict(cls=dict(num_labels=3), tag=dict(num_labels=3), value=dict(num_labels=1, problem_type='regression'),
+             several=dict(num_labels=3, problem_type='multi_label_classification'))
 
 def net(kind, family, dtype):
-    n = build(kind, Size(2, 64, T=T+7), VOCAB, family, **(dict(num_labels=3) if kind == 'cls' else {}))
+    n = build('cls' if kind in ('value','several') else kind, Size(2, 64, T=T+7), VOCAB, family, **SHAPE.get(kind, {}))
     if dtype == torch.double: n.model = double(n.model).train()
     return n
+
+def asked(kind, rows, x):
+    "Labels of a head, some rows without any"
+    if kind == 'cls': return dict(cls=torch.where(rows%5 == 0, IGNORE, rows%3))
+    if kind == 'tag': return dict(tag=torch.where((x%3 == 0) & (rows%5 > 0)[:,None], x%3, IGNORE))
+    if kind == 'qa': return dict(start=torch.where(rows%5 == 0, IGNORE, rows%T), end=torch.where(rows%4 == 0, IGNORE, rows%T))
+    if kind == 'value': return dict(value=torch.where(rows%5 == 0, torch.nan, rows/7))
+    return dict(value=torch.where(x[:,:3]%7 == 0, torch.nan, (x[:,:3]%2).double()))
 
 def view(kind, family='bert', B=B):
     "Rows with different numbers of answers"
     seed_torch(('view',kind)); x,rows = torch.randint(6, 200, (B,T)), torch.arange(B); x[:,0] = VOCAB.cls
-    if kind == 'cls': return View(dict(input_ids=x), dict(cls=torch.where(rows%5 == 0, IGNORE, rows%3)))
+    if (kind,family) in HEADS: return View(dict(input_ids=x, attention_mask=torch.ones_like(x)), asked(kind, rows, x))
     x[torch.rand(B, T) < .1] = VOCAB.sep; doc = (x == VOCAB.sep).cumsum(1)
     if kind == 'nsp': ids = torch.randint(6, 200, (600,)); ids[::7] = 5
     data = Pairs.of(ids, torch.arange(600)//60, VOCAB) if kind == 'nsp' else Blocks(x, doc, '')
@@ -40,7 +52,7 @@ def padded(v, n):
         if k == 'perm_mask': new[k] = pad(t, (0,n,0,n), value=1.)
         elif t.dim() == 4: new[k] = pad(t, (0,n,0,n)) | torch.eye(N+n, dtype=torch.bool)
         else: new[k] = pad(t, (0,n), value=VOCAB.pad if 'input_ids' in k else 0)
-    labels = {h: pad(t, (0,n), value=IGNORE) if h == 'lm' and 'perm_mask' not in new else t for h,t in v.labels.items()}
+    labels = {h: pad(t, (0,n), value=IGNORE) if h in ('lm','tag') and 'perm_mask' not in new else t for h,t in v.labels.items()}
     return View(new, labels, v.shift)
 
 def gradient(kind, family, v, micro=1, dtype=torch.double):
@@ -58,7 +70,7 @@ def distance(a, b):
 @pytest.mark.parametrize('kind,family', CASES)
 def test_cut_and_padding(kind, family, dtype, most):
     v = view(kind, family); whole = gradient(kind, family, v, dtype=dtype); y = next(iter(v.labels.values()))
-    assert kind == 'dae' or len((y.view(B,-1) != IGNORE).sum(1).unique()) > 1
+    assert kind == 'dae' or len(is_asked(y).view(B,-1).sum(1).unique()) > 1
     for n in (0,7):
         for micro in (1,2,4,16): assert distance(gradient(kind, family, padded(v, n), micro, dtype), whole) <= most, (micro,n)
 

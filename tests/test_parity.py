@@ -1,4 +1,5 @@
 "Our numbers are the leaders' numbers: losses, gradients, random words, masking shares"
+import math
 from functools import partial
 
 import numpy as np, torch
@@ -48,6 +49,28 @@ def test_clm(b, family):
 def test_bert_classification(b, C):
     v,x,_,_,seed = b; y = torch.randint(0, C, (len(x),), generator=torch.Generator().manual_seed(seed))
     agrees('cls', 'bert', v, b, View(dict(input_ids=x), dict(cls=y)), num_labels=C)
+
+@given(batches(), st.sampled_from(['bert','gpt2','modernbert']))
+def test_tagging(b, family):
+    v,x,_,seen,seed = b; y = torch.where((seen > 0) & (x%4 > 0), x%3, IGNORE)
+    agrees('tag', family, v, b, View(dict(input_ids=x), dict(tag=y)), num_labels=3)
+
+@given(batches(), st.sampled_from(['regression','multi_label_classification']))
+def test_values(b, problem):
+    "Theirs is the squared error alone, twice our Gaussian's part of it"
+    v,x,_,seen,seed = b; K = 1 if problem == 'regression' else 3; y = (x[:,:K]%2).float(); y = y[:,0] if K == 1 else y
+    net = build('cls', Size(2, 64, T=24), v, seed=seed, num_labels=K, problem_type=problem)
+    ours,theirs = ours_and_theirs(net, View(dict(input_ids=x, attention_mask=seen), dict(value=y)))
+    assert abs((2*ours - math.log(2*math.pi) if K == 1 else ours) - theirs) <= 1e-5*max(1, theirs)
+
+@torch.no_grad()
+def test_spans_and_padding():
+    "Theirs is the mean of two losses, ours their sum; and theirs takes padding for possible answers"
+    v = vocab(100); x = torch.randint(5, 100, (4,16), generator=torch.Generator().manual_seed(0)); y = dict(start=x[:,0]%16, end=x[:,1]%16)
+    net = build('qa', Size(2, 64, T=24), v).eval(); both = lambda view: (sum(float(l.mean) for l in net(view).values())/2, float(net.model(**to_hf(view)).loss))
+    short = View(dict(input_ids=x, attention_mask=torch.ones_like(x)), y); wide = View({k: torch.nn.functional.pad(t, (0,8)) for k,t in short.inputs.items()}, y)
+    (ours,theirs),(ours_wide,theirs_wide) = both(short), both(wide)
+    assert abs(ours - theirs) <= 1e-5 and abs(ours - ours_wide) <= 1e-5 and theirs_wide > theirs + .1
 
 def linear(n, D, V, bias, seed):
     g = torch.Generator().manual_seed(seed); r = lambda *s: torch.randn(*s, generator=g, dtype=torch.double, requires_grad=True)
