@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NEWTON', 'schedule', 'Recipe', 'orthogonal', 'Muon', 'matrices', 'optimiser', 'accumulate', 'accelerator', 'one_step',
-           'sha256', 'seal', 'save_checkpoint', 'read_manifest', 'newest', 'differences', 'restore', 'locked', 'train']
+           'sha256', 'seal', 'save_checkpoint', 'read_manifest', 'newest', 'differences', 'restore', 'locked',
+           'progress', 'tell', 'anew', 'train']
 
 # %% ../nbs/08_training.ipynb #6b83c7e3
 import contextlib, hashlib, json, math, os, shutil, time, warnings
@@ -58,7 +59,7 @@ def orthogonal(
         X = torch.baddbmm(X, A, X, beta=a)
     return X.mT if tall else X
 
-# %% ../nbs/08_training.ipynb #67dedbc0
+# %% ../nbs/08_training.ipynb #2aae3916
 class Muon(torch.optim.AdamW):
     "Eq 8.2 for groups that say `turn`, AdamW for the others"
     __setstate__ = torch.optim.Optimizer.__setstate__ # AdamW's own expects its moments everywhere
@@ -85,14 +86,14 @@ def matrices(model)->set: # Weights
     ws = (getattr(m, 'weight', None) for m in model.base_model.modules() if not isinstance(m, torch.nn.Embedding))
     return {w for w in ws if w is not None and w.dim() == 2}
 
-def optimiser(net, r:Recipe, p:Plan=None):
+def optimiser(net, r:Recipe, p:Plan=None, rates:dict=None): # … weight → its share of the learning rate, if it ever trains
     "As the recipe says; decay on matrices only, and eq 8.3 in the plan's precision"
     if r.optimiser not in ('adamw','muon'): raise BadInput(f"optimiser '{r.optimiser}' is not available; use adamw or muon")
     muon,groups,p = matrices(net.model) if r.optimiser == 'muon' else (), {}, p or plan()
-    for w in net.parameters():
-        if w.requires_grad: groups.setdefault((w in muon and w.shape, w.dim() > 1), []).append(w)
-    more = dict(dtype=torch.bfloat16 if p.precision == 'bf16' else torch.float)
-    gs = [dict(params=ws, weight_decay=r.decay*decay, turn=bool(shape), **more) for (shape,decay),ws in groups.items()]
+    if rates is None: rates = {w: 1. for w in net.parameters() if w.requires_grad}
+    for w,rate in rates.items(): groups.setdefault((w in muon and w.shape, w.dim() > 1, rate), []).append(w)
+    dtype = torch.bfloat16 if p.precision == 'bf16' else torch.float
+    gs = [dict(params=ws, weight_decay=r.decay*decay, turn=bool(shape), rate=rate, dtype=dtype) for (shape,decay,rate),ws in groups.items()]
     return (Muon if muon else torch.optim.AdamW)(gs, lr=r.lr, betas=r.betas, fused=True)
 
 # %% ../nbs/08_training.ipynb #9a591cff
@@ -117,11 +118,11 @@ def accumulate(
 def accelerator(p:Plan): # `accelerate`'s engine for devices and processes; precision is our own line, `core.amp`
     keep_memory(); return Accelerator(cpu=p.device == 'cpu', mixed_precision='no')
 
-# %% ../nbs/08_training.ipynb #ab66f9fd
+# %% ../nbs/08_training.ipynb #41cf1ec2
 def one_step(acc, model, opt, view, step:int, r:Recipe, p:Plan)->dict: # What to remember of it
     "Accumulate, clip, check, move"
     lr = r.lr*schedule(step, r.steps, r.warmup)
-    for g in opt.param_groups: g['lr'] = lr
+    for g in opt.param_groups: g['lr'] = lr*g['rate']
     loss = accumulate(acc, model, view, r.micro, p, (r.seed, step))
     norm = float(acc.clip_grad_norm_(model.parameters(), r.clip))
     if not math.isfinite(norm + sum(loss.values())):
@@ -201,28 +202,41 @@ def locked(folder): # Path
     try: yield folder
     finally: lock.release()
 
-# %% ../nbs/08_training.ipynb #7a69354d
+# %% ../nbs/08_training.ipynb #dd6728e4
+def progress(acc, steps, start, desc): # Silent unless on a terminal
+    return tqdm(total=steps, initial=min(start, steps), desc=desc, unit='step', disable=None if acc.is_main_process else True)
+
+def tell(bar, view, rec): # Tokens a second, and the loss
+    bar.update(); bar.tokens = getattr(bar, 'tokens', 0) + view.inputs['input_ids'].numel()
+    if not bar.disable:
+        bar.set_postfix_str(f"{bar.tokens/bar.format_dict['elapsed']:,.0f} tokens/s, loss {sum(rec['loss'].values()):.3f}", refresh=False)
+
+def anew(acc, net, opt): # The network as `accelerate` wraps it
+    "Other weights train from here on"
+    for w in [w for w in opt.state if not w.requires_grad]: del opt.state[w]
+    return acc.prepare_model(net)
+
+# %% ../nbs/08_training.ipynb #6b3486b4
 def train(
     net, batch, r:Recipe, # The network; step → view; how
     p:Plan=None, out=None, # Device and precision; folder for checkpoints, none kept when absent
     every:int=200, run:dict=None, # Steps between checkpoints; what else makes this run this run
     probe=None, probe_at=(), # (net, step) → dict, and before which steps to call it
+    before=None, rates:dict=None, # Step → do other weights train from here? Called before each; shares, as `optimiser`
     desc:str='training', # For the progress bar
 )->list: # One dict a step: loss, gradient norm, learning rate, answers forced, what `probe` saw
     "Minimise eq 0.2; start again after any interruption as if there had been none"
-    p = p or plan(); acc = accelerator(p); net.to(acc.device).train(); opt = optimiser(net, r, p)
+    p = p or plan(); acc = accelerator(p); net.to(acc.device).train(); opt = optimiser(net, r, p, rates)
     run = json.loads(json.dumps(dict(run or {}, recipe=asdict(r), plan=asdict(p))))
-    history = restore(out, net, opt, run) if out else []
-    model,opt = acc.prepare(net, opt); start,t0,seen = len(history),time.perf_counter(),0
-    if start < r.steps: fits(net, batch(start))
-    with tqdm(total=r.steps, initial=min(start, r.steps), desc=desc, unit='step',
-              disable=None if acc.is_main_process else True) as bar: # None: silent unless on a terminal
+    history = restore(out, net, opt, run) if out else []; start = len(history)
+    if start < r.steps: before and before(start); fits(net, batch(start))
+    model,opt = acc.prepare(net, opt)
+    with progress(acc, r.steps, start, desc) as bar:
         for step in range(start, r.steps + 1):
             rec = dict(step=step, **(probe(net, step) if probe and step in probe_at else {}))
             if step < r.steps:
-                view = batch(step); rec |= dict(one_step(acc, model, opt, view, step, r, p), forced=view.forced)
-                seen += view.inputs['input_ids'].numel(); speed = seen/(time.perf_counter() - t0)
-                bar.set_postfix_str(f"{speed:,.0f} tokens/s, loss {sum(rec['loss'].values()):.3f}", refresh=False); bar.update()
+                if before and before(step): model = anew(acc, net, opt.optimizer)
+                view = batch(step); rec |= dict(one_step(acc, model, opt, view, step, r, p), forced=view.forced); tell(bar, view, rec)
             history.append(rec)
             if out and acc.is_main_process and (step == r.steps or (step+1)%every == 0 and step+1 < r.steps):
                 save_checkpoint(out, min(step+1, r.steps), net, opt.optimizer, history, run)
