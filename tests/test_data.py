@@ -5,7 +5,7 @@ import pandas as pd, pytest, torch
 from conftest import jsonl, write_rows
 from lm_lifecycle.core import IGNORE
 from lm_lifecycle.autoregressive import clm
-from lm_lifecycle.tasks import Classification
+from lm_lifecycle.tasks.classification import Classification
 from lm_lifecycle.text import read_labelled, read_texts
 from lm_lifecycle.tokens import blocks, token_bytes, train_tokenizer, unknowns
 
