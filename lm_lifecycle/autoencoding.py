@@ -6,7 +6,7 @@ r"""Spoil the text, then ask for it back: $\mathcal L_{AE}$"""
 __all__ = ['UNITS', 'GEOMETRIC', 'MIXES', 'NOISES', 'NOISY', 'each_token', 'force', 'need_mask', 'mlm', 'whole_word', 'spans',
            'rank', 'cover', 'whole_span', 'masked_strip', 'nll', 'standin', 'surprise', 'case', 'nll_check',
            'mlm_check', 'own', 'mask_tokens', 'delete_tokens', 'runs', 'piece', 'permute_sentences', 'rotate_document',
-           'poisson', 'infill', 'corrupt', 'noise_strip', 'dae', 'dae_check', 'Pairs', 'nsp', 'nsp_check']
+           'poisson', 'infill', 'corrupt', 'noise_strip', 'prefix_lm', 'dae', 'dae_check', 'Pairs', 'nsp', 'nsp_check']
 
 # %% ../nbs/04_autoencoding.ipynb #46faa7a4
 import math
@@ -263,7 +263,19 @@ def noise_strip(
     new = at.diff(prepend=at.new_tensor([-1])) != 1; new[1:] &= ~hidden[:-1]
     return tok.convert_ids_to_tokens(xt.tolist()), torch.where(hidden, 1, 2*new).tolist()
 
-# %% ../nbs/04_autoencoding.ipynb #fbaba16c
+# %% ../nbs/04_autoencoding.ipynb #06305253
+def prefix_lm(
+    read:Tensor, of:Tensor,    # Ids of the prefix `(B,S)`; their documents, -1 where padded: padding sees only padding
+    said:Tensor, doc:Tensor,   # Ids of the second part, one place late `(B,T)`; their documents
+    y:Tensor,                  # What each place of the second part shall say `(B,T)`
+): # A `View` of rows `[read ; said]`; labels `lm`: `y`, `IGNORE` on the prefix
+    "The prefix sees itself; the second part sees the prefix and its own past; each counts its positions from 0"
+    S,T = read.shape[1], said.shape[1]; may = same(torch.cat([of,doc], 1).int())
+    past = torch.ones(S+T, S+T, dtype=torch.bool, device=read.device).tril_(); past[:S,:S] = True; may &= past
+    return View(dict(input_ids=torch.cat([read,said], 1), attention_mask=may[:,None],
+                     position_ids=torch.cat([restart(of),restart(doc)], 1)),
+                dict(lm=torch.cat([torch.full_like(read, IGNORE), y], 1)))
+
 def dae(
     x:Tensor, rows:Tensor, vocab:Vocab, # Token ids `(B,T)`, their row numbers, what the ids mean
     key:tuple=(0,'dae',0), # Seed, purpose, epoch
@@ -279,12 +291,7 @@ def dae(
     said = torch.where(d == d.roll(1, 1), x.roll(1, 1), vocab.sep); said[:,0] = vocab.sep
     inputs = dict(input_ids=xt, attention_mask=(at >= 0).long(), decoder_input_ids=said)
     if form == 'bart': return View(inputs, dict(lm=x))
-    d = torch.cat([torch.where(at < 0, -1, d.gather(1, at.clamp(min=0))), d], 1) # Padding: a document of its own
-    past = torch.ones(S+T, S+T, dtype=torch.bool).tril_(); past[:S,:S] = True
-    pos = torch.cat([restart(d[:,:S]), restart(d[:,S:])], 1)
-    may = same(d.int()); may &= past
-    return View(dict(input_ids=torch.cat([xt,said], 1), attention_mask=may[:,None], position_ids=pos),
-                dict(lm=torch.cat([torch.full_like(xt, IGNORE), x], 1)))
+    return prefix_lm(xt, torch.where(at < 0, -1, d.gather(1, at.clamp(min=0))), said, d, x)
 
 # %% ../nbs/04_autoencoding.ipynb #98412518
 def dae_check(B, T, V, seed):
