@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PIPELINE', 'WHAT', 'MASKS', 'CARD', 'RACE', 'ABLATIONS', 'TITLES', 'RACE_HEAD', 'view_of', 'teachable', 'flops',
-           'features', 'probe', 'pretrain', 'save_model', 'versions', 'machine', 'race', 'even_steps', 'kept',
+           'stack', 'features', 'probe', 'pretrain', 'save_model', 'versions', 'machine', 'race', 'even_steps', 'kept',
            'race_rows']
 
-# %% ../nbs/09_pretraining.ipynb #aeadc99e
+# %% ../nbs/09_pretraining.ipynb #7c947045
 import json, platform, time
 from dataclasses import asdict
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from .autoencoding import Pairs, dae, mlm, nsp
 from .autoregressive import clm, plm, streams, xlnet
 from .core import BadInput, IGNORE, amp, atomic, order, plan, rows_at, total, write_json
 from .evaluation import bits_per_byte, evaluate, majority, over_seeds, tfidf
-from .network import Net, SIZES, Size, auto, build, fits, fitting, quiet
+from .network import FAMILIES, Net, SIZES, Size, auto, build, fits, fitting, quiet
 from .text import docs, fingerprint, which_library
 from .tokens import Blocks, Vocab, blocks, pad, token_bytes, train_tokenizer
 from .training import Recipe, train
@@ -62,23 +62,28 @@ def flops(
     net.zero_grad()
     return c.get_total_flops()
 
-# %% ../nbs/09_pretraining.ipynb #837fbc3f
+# %% ../nbs/09_pretraining.ipynb #ebbe1404
+def stack(net): # Of a `Net`, or of any `AutoModel`
+    "The stack of layers that reads"
+    m = (net.model if isinstance(net, Net) else net).base_model
+    return m.get_encoder() if m.config.is_encoder_decoder else m
+
 @torch.no_grad()
 def features(
-    net:Net, texts:list, tok, # The trunk; texts; their tokenizer
-    T:int=128, B:int=64,      # Longest text in tokens; texts a batch
+    net, texts:list, tok, # A `Net`, or any `AutoModel`; texts; their tokenizer
+    T:int=128, B:int=64,  # Longest text in tokens; texts a batch
 )->Tensor: # $\phi$ of each text `(n,D)`
     "Eq 9.1: mean hidden state"
     p = plan(); net.to(p.device).eval(); ids = tok(list(texts), truncation=True, max_length=T)['input_ids']; out = [None]*len(ids)
-    by_length = torch.tensor([len(i) for i in ids]).argsort()
+    by_length,read = torch.tensor([len(i) for i in ids]).argsort(), stack(net)
     for at in by_length.split(B):
-        x,m = (t.to(p.device) for t in pad([ids[i] for i in at], Vocab.of(tok).pad))
-        with amp(p): h = net.model.base_model(input_ids=x, attention_mask=m)[0].float()
-        for i,f in zip(at.tolist(), ((h*m[...,None]).sum(1)/m.sum(1, keepdim=True)).cpu()): out[i] = f
+        x,m = (t.to(p.device) for t in pad([ids[i] for i in at], tok.pad_token_id or 0, 8 if T%8 == 0 else 1))
+        with amp(p): h = read(input_ids=x, attention_mask=m)[0].float()
+        for i,f in zip(at.tolist(), ((h*m[...,None]).sum(1)/m.sum(1, keepdim=True).clamp(min=1)).cpu()): out[i] = f
     return torch.stack(out)
 
 def probe(
-    net:Net, tok, train, test, # The trunk and its tokenizer; `Labelled` to draw from and to score
+    net, tok, train, test, # The trunk and its tokenizer; `Labelled` to draw from and to score
     k:int=16, seeds:int=5,     # Labels a class; how many draws of them
     T:int=128,
 )->list: # Accuracy of each draw
@@ -118,15 +123,18 @@ def pretrain(
                      bits_per_byte=bits_per_byte(loss, int(token_bytes(tok)[y[y != IGNORE]].sum())),
                      valid=[(x['step'], x['valid']) for x in h if 'valid' in x])
 
-# %% ../nbs/09_pretraining.ipynb #23fd2c1f
-PIPELINE = dict(mlm='fill-mask', nsp='fill-mask', clm='text-generation', cls='text-classification')
+# %% ../nbs/09_pretraining.ipynb #7483c9c3
+PIPELINE = dict(mlm='fill-mask', nsp='fill-mask', clm='text-generation', cls='text-classification', tag='token-classification',
+                qa='question-answering', seq2seq='text2text-generation')
 WHAT = dict(mlm='masked language modelling', nsp='masked language modelling and next-sentence prediction',
             dae='denoising: a spoilt text, then the text itself', clm='causal language modelling',
             plm='permutation language modelling, in two streams')
 MASKS = dict(dae=" By itself the class lets everything see everything; in training, the text after the spoilt text saw only what came "
                  "before it (`lm_lifecycle.autoencoding.dae` makes such masks).",
              plm=" By itself the class lets everything see everything; in training, a token saw those before it in a random order "
-                 "(`lm_lifecycle.autoregressive.plm` makes such masks).")
+                 "(`lm_lifecycle.autoregressive.plm` makes such masks).",
+             seq2seq=" By itself the class lets everything see everything; in training, and in writing, a target saw its source and what "
+                     "came before it (`lm_lifecycle.finetuning.ask` writes with such masks).")
 CARD = '''---
 library_name: transformers
 pipeline_tag: {pipeline}
@@ -162,7 +170,7 @@ def save_model(
     "Weights, tokenizer and model card, in one piece"
     folder,family = Path(folder), net.model.config.model_type
     card = CARD.format(pipeline=PIPELINE.get(kind, 'feature-extraction'), auto=auto(kind, family).__name__, title=folder.name, what=what,
-                       mask=MASKS.get(kind, '') if family not in ('bart','xlnet') else '', data=data, facts=json.dumps(facts, indent=1))
+                       mask=MASKS.get(kind, '') if family in FAMILIES and family not in ('bart','xlnet') else '', data=data, facts=json.dumps(facts, indent=1))
     with atomic(folder, folder=True) as tmp:
         with quiet(): net.model.save_pretrained(tmp)
         tok.save_pretrained(tmp)
