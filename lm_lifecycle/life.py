@@ -24,7 +24,7 @@ from .evaluation import bits_per_byte, evaluate, majority, over_seeds, perplexit
 from .finetuning import finetune
 from .network import SIZES, Size, build, label_names, load
 from .pretraining import machine, save_model, versions
-from .tasks import Classification, accuracy, predict
+from .tasks.classification import Classification, accuracy, predict
 from .text import docs, fingerprint, read_labelled, read_texts, which_library
 from .tokens import Vocab, blocks, token_bytes, train_tokenizer
 from .training import Recipe, differences, locked, train

@@ -25,7 +25,7 @@ from ..core import BadInput, plan, rows_at, write_json
 from ..evaluation import evaluate, perplexity
 from ..life import save_model
 from ..network import SIZES, build, label_names, load
-from ..tasks import Classification, accuracy, predict
+from ..tasks.classification import Classification, accuracy, predict
 from ..text import Labelled
 from ..tokens import Blocks, Vocab
 from ..training import Recipe, locked, train
