@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= life
 
-.PHONY: life test lab bench results readme wheel clean
+.PHONY: life test lab bench realsets results readme wheel clean
 
 $(VENV)/.installed: settings.ini setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,13 +24,17 @@ lab: $(VENV)/.installed         ## read and change the notebooks
 	$(BIN)/jupyter lab nbs
 
 bench: $(VENV)/.installed       ## side by side with the leader; writes results/bench_*.json
-	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
+	for b in step objectives shakespeare finetune; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
-results: $(VENV)/.installed     ## results/life.json and pretraining.json from nothing, and the tables that quote them
-	rm -rf build/life build/race && $(BIN)/lm-lifecycle life --out build/life
+realsets: $(VENV)/.installed    ## public data sets in $$LM_DATA: a cell is kept in build/realsets, so it can be stopped
+	$(BIN)/python benchmarks/realsets.py
+
+results: $(VENV)/.installed     ## life, race and lab from nothing, and the tables that quote them
+	rm -rf build/life build/race build/lab && $(BIN)/lm-lifecycle life --out build/life
 	cp build/life/metrics.json results/life.json
 	$(BIN)/python -c "from lm_lifecycle.pretraining import race; race('build/race', save='results/pretraining.json')"
-	$(BIN)/nbdev-test nbs/09_pretraining.ipynb --save && $(BIN)/nbdev-clean --fname nbs/09_pretraining.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python -c "from lm_lifecycle.lab.grid import lab; lab('build/lab', 'build/race', 'results/lab.json')"
+	for n in 09_pretraining 12b_lab_grid; do $(BIN)/nbdev-test nbs/$$n.ipynb --save && $(BIN)/nbdev-clean --fname nbs/$$n.ipynb || exit 1; done
 	$(MAKE) readme
 
 readme: $(VENV)/.installed      ## README.md from nbs/index.ipynb

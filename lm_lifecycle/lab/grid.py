@@ -89,7 +89,7 @@ def cell(field:Field, folder, size:Size, origin:str, how:str, seed:int)->dict: #
     found = dict(score=field.test.score(predict(net, field.test)), seconds=took, memory=more)
     return dict(found, **cost(net, task, how, field.steps, B, seed))
 
-# %% ../../nbs/12b_lab_grid.ipynb #670f4967
+# %% ../../nbs/12b_lab_grid.ipynb #340d7053
 READY = {} # What a cell's process finds when it starts: the field, and where things are
 
 def plan_of_lab()->list: # (origin, strategy, seed)
@@ -101,7 +101,7 @@ def in_a_process(ask):
     if not f.exists(): write_json(f, cell(READY['field'], READY['trunks'], READY['size'], *ask))
     return ask, json.loads(f.read_bytes())
 
-def lab_cells(name:str, field:Field, folder:Path, trunks:Path, size:Size)->list: # Dicts: origin, strategy, seed, score, costs
+def lab_cells(name:str, field:Field, folder:Path, trunks:Path, size:Size)->list: # Dicts: origin, how, seed, score, costs
     "All cells of one task, two at a time"
     READY.update(name=name, field=field, folder=folder, trunks=trunks, size=size); asks = plan_of_lab()
     if plan().device != 'cpu': found = map(in_a_process, asks)
@@ -120,17 +120,17 @@ def lab(
     size = Size(c['num_hidden_layers'], c['hidden_size'], c['vocab_size'], c['max_position_embeddings']); r = {}
     for name,f in FIELDS.items():
         field = f(tok, T, n//2 if name == 'summarisation' else n); base = [field.base(s) for s in range(SEEDS)]
-        r[name] = dict(metric=field.metric, asked=field.asked, steps=field.steps, judged_by=len(field.test.data), baselines={k: [b[k] for b in base] for k in base[0]},
-                       cells=lab_cells(name, field, out, trunks, size))
+        r[name] = dict(metric=field.metric, asked=field.asked, steps=field.steps, judged_by=len(field.test.data),
+                       baselines={k: [b[k] for b in base] for k in base[0]}, cells=lab_cells(name, field, out, trunks, size))
     r = dict(tasks=r, B=B, lr=LR, T=T, corpus=fingerprint(docs()), machine=machine(), versions=versions())
     if save: write_json(save, r)
     return r
 
-# %% ../../nbs/12b_lab_grid.ipynb #ccc5261d
+# %% ../../nbs/12b_lab_grid.ipynb #54d052d6
 LAB_HEAD = ['task','strategy','score','against end-to-end, paired','spread','seconds','MB','weights that train','GFLOP','of end-to-end']
 
 def picked(t:dict, origin:str, how:str)->list: # Cells, by seed
-    return sorted((c for c in t['cells'] if (c['origin'],c['strategy']) == (origin,how)), key=lambda c: c['seed'])
+    return sorted((c for c in t['cells'] if (c['origin'],c['how']) == (origin,how)), key=lambda c: c['seed'])
 
 def scores_of(t:dict, origin:str, how:str)->np.ndarray: # One number a draw
     return np.array([c['score'][t['metric']] for c in picked(t, origin, how)])
@@ -152,7 +152,7 @@ def origin_rows(r:dict, how:str)->list: # One row an origin, one column a task
     "Does it matter where the weights are from?"
     return [[TITLES.get(o, 'random'), *(str(over_seeds(scores_of(t, o, how))) for t in r['tasks'].values())] for o in ORIGINS]
 
-# %% ../../nbs/12b_lab_grid.ipynb #7470e776
+# %% ../../nbs/12b_lab_grid.ipynb #b6ca0bc6
 def show_pareto(r:dict): # A matplotlib figure
     "Score against operations, one panel a task; below and to the right of another point is nothing to want"
     with figure(9, 5.6, 'What does a strategy give for its price?', nrows=2, ncols=2) as (fig,axs):
@@ -163,6 +163,7 @@ def show_pareto(r:dict): # A matplotlib figure
             best,x = max(((b, np.mean(xs)) for b,xs in t['baselines'].items()), key=lambda b: b[1])
             ax.axhline(x, color='#808080', ls='--', lw=1.2); ax.annotate(best, (.02,x), xycoords=('axes fraction','data'), va='bottom', fontsize=8)
             ax.set(xscale='log', title=f"{name}: {t['metric']}, {t['asked']}")
-            ax.xaxis.set_major_locator(LogLocator(subs=(1,2,5))); ax.xaxis.set_major_formatter('{x:g}'); ax.minorticks_off()
-        fig.supxlabel('GFLOP of the whole tuning'); fig.legend(loc='outside lower center', ncols=5)
+            ax.xaxis.set_major_locator(LogLocator(subs=(1,1.5,2,3,5,7))); ax.xaxis.set_major_formatter('{x:g}'); ax.minorticks_off()
+        for ax in axs[1]: ax.set_xlabel('GFLOP of the whole tuning')
+        fig.legend(loc='outside lower center', ncols=5)
     return fig
