@@ -7,9 +7,9 @@ __all__ = ['BOTTOM', 'ALL', 'STRATEGIES', 'FATES', 'TASKS', 'ENDS', 'levels', 'd
            'schedule_grid', 'files', 'prefix', 'Activations', 'cacheable', 'add_lora', 'merge_lora', 'steps_of',
            'Course', 'finetune', 'cost', 'ask']
 
-# %% ../nbs/11_finetuning.ipynb #5b028a4c
+# %% ../nbs/11_finetuning.ipynb #a9b80e04
 import contextlib, math, re, tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -149,7 +149,7 @@ def merge_lora(net:Net):
     for name,m in [(n,m) for n,m in net.model.named_modules() if isinstance(m, BaseTunerLayer)]:
         m.merge(); net.model.set_submodule(name, m.get_base_layer())
 
-# %% ../nbs/11_finetuning.ipynb #d091e116
+# %% ../nbs/11_finetuning.ipynb #82d0f84d
 def steps_of(task:Task, epochs:float, least:int, B:int)->int: return max(round(epochs*max(len(task)//B, 1)), least)
 
 class Course:
@@ -192,14 +192,14 @@ def finetune(
     task.suits(net.model.config); p = p or plan(); s = strategy(how, depth(net.model)); steps = steps_of(task, epochs, least, B); net.to(p.device)
     if s.rank: add_lora(net, s.rank, seed)
     course,r = Course(net, task, s, steps, B, seed, p, out, cache), Recipe(steps, lr=lr, warmup=warmup, micro=micro, seed=seed)
-    rates = s.rates(net.model)
-    try: h = train(net, course.batch, r, p, out, every, run, before=course.before, rates=rates, desc=desc, **kw)
+    run = dict(run or {}, strategy=asdict(s), B=B, rows=digest(task.ids, task.types, getattr(task, 'y', None)))
+    try: h = train(net, course.batch, r, p, out, every, run, before=course.before, rates=s.rates(net.model), desc=desc, **kw)
     finally: course.forget()
     if s.rank: merge_lora(net)
     freeze(net, ALL)
     return h
 
-# %% ../nbs/11_finetuning.ipynb #9049da96
+# %% ../nbs/11_finetuning.ipynb #d0ab5b8d
 def cost(
     net:Net, task:Task, how='end-to-end', steps:int=100, B:int=16, seed:int=0, # As `finetune`
     cache:bool=True, sample:int=8, # … ; batches a stage that are counted
@@ -207,14 +207,14 @@ def cost(
     "Run some batches of every stage and count; no weight moves"
     s = strategy(how, depth(net.model)); total,most = 0,0
     if s.rank: add_lora(net, s.rank, seed)
-    course = Course(net.train(), task, s, steps, B, seed, plan('cpu'), tempfile.mkdtemp(), cache)
+    folder = tempfile.TemporaryDirectory(); course = Course(net.train(), task, s, steps, B, seed, plan('cpu'), folder.name, cache)
     begins = [math.ceil(share*steps) for share,_ in s.stages]
     for first,end in zip(begins, (*begins[1:], steps)):
         if first >= end: continue
         with quiet(), FlopCounterMode(display=False) as c: course.before(first) # Filling the cache
         at = range(first, end, max((end - first)//sample, 1)); most = max(most, sum(w.numel() for w in net.parameters() if w.requires_grad))
         total += c.get_total_flops() + (end - first)*sum(flops(net, course.batch(i)) for i in at)/len(at)
-    course.forget()
+    folder.cleanup()
     if s.rank: merge_lora(net)
     freeze(net, ALL)
     return dict(flops=round(total), parameters=most)

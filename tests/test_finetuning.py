@@ -5,7 +5,7 @@ import pytest, torch
 from transformers import AutoModelForSequenceClassification
 
 from lm_lifecycle.cli.main import main
-from lm_lifecycle.core import BadInput, Plan, seed_torch
+from lm_lifecycle.core import BadInput, Mismatch, Plan
 from lm_lifecycle.finetuning import STRATEGIES, Activations, Course, ask, cacheable, cost, depth, finetune, freeze, levels, strategy
 from lm_lifecycle.network import Size, above, build, load
 from lm_lifecycle.pretraining import save_model
@@ -75,8 +75,8 @@ def test_killed_between_stages_ends_in_the_same_bits(task, how, tmp_path):
         return dict(probe=probe, probe_at=range(99))
     kw = dict(epochs=0, least=16, B=8, p=BF16, every=3, lr=1e-2); whole = net(task); h = finetune(whole, task, how, **kw)
     for at in (5,9,13):
-        with pytest.raises(Killed): finetune(net(task, seed=at), task, how, out=tmp_path, **kw, **dying(at)) if at > 5 else \
-            finetune(net(task), task, how, out=tmp_path, **kw, **dying(at))
+        with pytest.raises(Killed): finetune(net(task, seed=0 if at == 5 else at), task, how, out=tmp_path, **kw, **dying(at))
+    with pytest.raises(Mismatch, match='strategy'): finetune(net(task), task, 'last-1', out=tmp_path, **kw)
     again = net(task, seed=7); assert finetune(again, task, how, out=tmp_path, **kw) == h
     assert all(torch.equal(a, b) for a,b in zip(whole.parameters(), again.parameters()))
 
