@@ -70,6 +70,7 @@ def test_notebook_has_a_head_and_outputs(nb):
     cells = notebooks()[nb]; outputs = [o for c in code(cells) for o in c['outputs']]
     assert re.match(r'# \S.*\n+> \S', source(cells[0]))
     assert not [o for o in outputs if o['output_type'] == 'error']
+    assert not re.search(r'/\S+\.py:\d+: \w*Warning', ''.join(t for o in outputs for t in o.get('text', []))), 'a warning shows where the package lies'
     assert outputs or nb not in chapters(), 'saved without its outputs'
 
 def functions():
