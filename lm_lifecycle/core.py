@@ -6,15 +6,17 @@
 __all__ = ['IGNORE', 'W32', 'FORMULAS', 'is_asked', 'View', 'Loss', 'total', 'philox', 'digest', 'as_bytes', 'words32', 'uniform',
            'order', 'rows_at', 'alike', 'batch_at', 'seed_torch', 'Formula', 'formula', 'apart', 'total_check',
            'capability', 'Plan', 'plan', 'amp', 'keep_memory', 'LifeError', 'BadInput', 'NotSaved', 'InUse',
-           'NotFinite', 'Unsafe', 'Mismatch', 'atomic', 'fsync', 'write_json', 'cache_dir']
+           'NotFinite', 'Unsafe', 'Mismatch', 'NoMemory', 'Stopped', 'rank', 'world', 'atomic', 'size_of', 'not_saved',
+           'fsync', 'write_json', 'instead', 'cache_dir']
 
-# %% ../nbs/00_core.ipynb #423cd4de
+# %% ../nbs/00_core.ipynb #0492f624
 import contextlib, ctypes, functools, hashlib, json, os, shutil, tempfile, warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 # %% ../nbs/00_core.ipynb #cdf82717
@@ -195,12 +197,15 @@ def capability()->dict: # `device`, and whether it multiplies bfloat16 in hardwa
     c = getattr(torch.cpu, 'get_capabilities', dict)()
     return dict(device='cpu', bf16=bool(c.get('amx_bf16') or c.get('avx512_bf16')))
 
-# %% ../nbs/00_core.ipynb #925d7d9b
+# %% ../nbs/00_core.ipynb #6baefda6
 @dataclass(frozen=True)
 class Plan:
     device:str     # `cpu`, `cuda` or `mps`
-    precision:str  # `fp32` or `bf16` (autocast: weights and optimiser stay float32)
+    precision:str  # `fp32`, `bf16` (autocast: weights and optimiser stay float32) or `fp64`
     attn:str       # `eager` or `sdpa`, PyTorch's fused kernel
+
+    @property
+    def dtype(self): return torch.double if self.precision == 'fp64' else torch.float # Of the weights
 
 def plan(
     device:str=None, precision:str=None, attn:str=None, # Overrides
@@ -222,7 +227,7 @@ def keep_memory()->bool: # Was it glibc, and did it agree?
     try: c = ctypes.CDLL(None); return all(c.mallopt(what, 2**30) for what in (-1,-3)) # M_TRIM_, M_MMAP_THRESHOLD
     except (OSError,AttributeError,TypeError): return False
 
-# %% ../nbs/00_core.ipynb #4e5416e5
+# %% ../nbs/00_core.ipynb #50991a85
 class LifeError(Exception):
     "Something the user can put right"
     code = 1
@@ -232,8 +237,15 @@ class InUse(LifeError): code = 4
 class NotFinite(LifeError): code = 5
 class Unsafe(LifeError): code = 6
 class Mismatch(LifeError): code = 7
+class NoMemory(BadInput): pass
+class Stopped(LifeError):
+    def __init__(self, signal, why): super().__init__(why); self.code = 128 + signal # As shells count
 
-# %% ../nbs/00_core.ipynb #83bcefe5
+# %% ../nbs/00_core.ipynb #534c9cd1
+def rank()->int: return int(os.environ.get('RANK', 0)) # This process's number
+def world()->int: return int(os.environ.get('WORLD_SIZE', 1)) # How many there are
+
+# %% ../nbs/00_core.ipynb #7de3c4e5
 @contextlib.contextmanager
 def atomic(
     path, # Where the file, or folder, shall be
@@ -247,9 +259,19 @@ def atomic(
         for f in [*tmp.iterdir(), tmp, path.parent] if folder else [tmp, path.parent]: fsync(f)
         if folder and path.exists(): [os.replace(f, path/f.name) for f in tmp.iterdir()]
         else: os.replace(tmp, path)
-    except OSError as e: raise NotSaved(f"{path}: {e.strerror or e}; free some space or choose another folder") from e
+    except (OSError,SafetensorError) as e: raise NotSaved(not_saved(path, e, size_of(tmp))) from e
     finally:
         with contextlib.suppress(OSError): shutil.rmtree(tmp) if folder else tmp.unlink()
+
+def size_of(path): # Bytes of a file or of what is in a folder, so far
+    with contextlib.suppress(OSError): return sum(f.stat().st_size for f in [path, *path.rglob('*')] if f.is_file())
+    return 0
+
+def not_saved(path, why, done:int)->str: # One line
+    "How much was written, and how much room there is"
+    free = shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free
+    return (f"{path}: {getattr(why, 'strerror', None) or why}, {done:,} bytes written and {free:,} free; "
+            "free more than both, or choose another folder; what was saved before is whole")
 
 def fsync(path): # File or folder
     "Have the operating system write `path` to disk now"
@@ -263,17 +285,22 @@ def write_json(path, o):
     s = json.dumps(o, indent=1, ensure_ascii=False, allow_nan=False)
     with atomic(path) as tmp: tmp.write_text(s+'\n', encoding='utf-8')
 
-# %% ../nbs/00_core.ipynb #0e8a84c7
+# %% ../nbs/00_core.ipynb #75128186
+@functools.cache
+def instead(base:Path)->Path: # In the temporary folder, and not somebody else's
+    "For a folder that cannot be written to; this is said once"
+    me = os.getuid() if hasattr(os, 'getuid') else 0; tmp = Path(tempfile.gettempdir())/f'lm_lifecycle-{me}'
+    with contextlib.suppress(OSError): tmp.mkdir(mode=0o700)
+    if not tmp.is_dir() or tmp.lstat().st_uid != me: tmp = Path(tempfile.mkdtemp(prefix='lm_lifecycle-'))
+    warnings.warn(f'{base} is not writable: caching in {tmp}')
+    return tmp
+
 def cache_dir()->Path: # `$LM_LIFECYCLE_CACHE`, or the user's cache folder, or a temporary one
     "Where things that can be built again are kept"
-    user = Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')
+    user = Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'))
     base = Path(os.environ.get('LM_LIFECYCLE_CACHE') or user/'lm_lifecycle')
     try:
         base.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=base).close()
         return base
-    except OSError:
-        tmp = Path(tempfile.gettempdir())/f'lm_lifecycle-{os.getuid() if hasattr(os, "getuid") else 0}'
-        warnings.warn(f'{base} is not writable: caching in {tmp}')
-        tmp.mkdir(mode=0o700, exist_ok=True)
-        return tmp
+    except OSError: return instead(base)

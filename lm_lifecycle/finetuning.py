@@ -7,7 +7,7 @@ __all__ = ['BOTTOM', 'ALL', 'STRATEGIES', 'FATES', 'TASKS', 'ENDS', 'levels', 'd
            'schedule_grid', 'files', 'prefix', 'Activations', 'cacheable', 'add_lora', 'merge_lora', 'steps_of',
            'Course', 'finetune', 'cost', 'ask']
 
-# %% ../nbs/11_finetuning.ipynb #a9b80e04
+# %% ../nbs/11_finetuning.ipynb #fa0b2a15
 import contextlib, math, re, tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoTokenizer
 
 from .core import BadInput, Plan, atomic, batch_at, cache_dir, digest, plan, seed_torch
-from .network import Net, STREAM, load, quiet, stacks, swapped
+from .network import Net, STREAM, load, open_config, quiet, stacks, swapped
 from .pretraining import flops
 from .tasks.answering import Answering
 from .tasks.classification import Classification, MultiLabel, Regression, Task, outputs, predict
 from .tasks.generation import Generation
 from .tasks.tagging import Tagging
+from .tokens import open_tokenizer
 from .training import Recipe, train
 
 # %% ../nbs/11_finetuning.ipynb #96c1dd80
@@ -92,7 +92,7 @@ def schedule_grid(s:Strategy, L:int, steps:int=24)->Tensor: # Indices into `FATE
     fate = lambda l, k: (1 if l > L else 2*(l > 0)) if s.rank else int(l > L - k)
     return torch.tensor([[fate(l, s.k(i, steps)) for i in range(steps)] for l in range(L+1, -1, -1)])
 
-# %% ../nbs/11_finetuning.ipynb #8aa4f998
+# %% ../nbs/11_finetuning.ipynb #999572b4
 def files(net:Net, task:Task, p:Plan, folder, depths)->dict: # Number of frozen blocks → path
     "Named after the rows, the precision and the frozen weights"
     level,folder = levels(net.model), Path(folder or cache_dir()/'activations')
@@ -115,7 +115,7 @@ class Activations:
         self.at = torch.zeros(len(n), dtype=torch.long); self.at[o] = torch.tensor([0, *(n[i] for i in o[:-1])]).cumsum(0)
         where = files(net, task, p, folder, {net.below, *also}); self.path = where[net.below]
         if not self.path.exists(): self.write(net, task, p, {d: f for d,f in where.items() if not f.exists()})
-        dtype = torch.bfloat16 if self.path.stat().st_size == 2*sum(n)*D else torch.float
+        dtype = {2:torch.bfloat16, 4:torch.float, 8:torch.double}[self.path.stat().st_size//(sum(n)*D)]
         self.h = torch.from_file(str(self.path), False, sum(n)*D, dtype=dtype).view(-1, D)
 
     def write(self, net, task, p, where):
@@ -149,7 +149,7 @@ def merge_lora(net:Net):
     for name,m in [(n,m) for n,m in net.model.named_modules() if isinstance(m, BaseTunerLayer)]:
         m.merge(); net.model.set_submodule(name, m.get_base_layer())
 
-# %% ../nbs/11_finetuning.ipynb #82d0f84d
+# %% ../nbs/11_finetuning.ipynb #dd2cbe7f
 def steps_of(task:Task, epochs:float, least:int, B:int)->int: return max(round(epochs*max(len(task)//B, 1)), least)
 
 class Course:
@@ -184,14 +184,14 @@ class Course:
 def finetune(
     net:Net, task:Task, how='end-to-end', # The network, pre-trained or not; labelled rows; a `Strategy` or its name
     epochs:float=6, least:int=100, B:int=16, # Passes; the fewest steps; rows a batch
-    lr:float=1e-3, seed:int=0, warmup:float=.1, micro:int=1, # Peak learning rate; of order and dropout; as `Recipe`
+    lr:float=1e-3, seed:int=0, warmup:float=.1, micro:int=1, decay:float=.01, # Peak learning rate; of order and dropout; as `Recipe`
     cache:bool=True, p:Plan=None, out=None, run:dict=None, # Keep what the frozen blocks make of the rows? As `train`
     every:int=50, desc:str='fine-tuning', **kw, # As `train`
 )->list: # History, as `train`
     "Eq 11.1, by any strategy; `net` is trained in place"
-    task.suits(net.model.config); p = p or plan(); s = strategy(how, depth(net.model)); steps = steps_of(task, epochs, least, B); net.to(p.device)
+    task.suits(net.model.config); p = p or plan(); s = strategy(how, depth(net.model)); steps = steps_of(task, epochs, least, B); net.to(p.device, p.dtype)
     if s.rank: add_lora(net, s.rank, seed)
-    course,r = Course(net, task, s, steps, B, seed, p, out, cache), Recipe(steps, lr=lr, warmup=warmup, micro=micro, seed=seed)
+    course,r = Course(net, task, s, steps, B, seed, p, out, cache), Recipe(steps, lr=lr, warmup=warmup, decay=decay, micro=micro, seed=seed)
     run = dict(run or {}, strategy=asdict(s), B=B, rows=digest(task.ids, task.types, getattr(task, 'y', None)))
     try: h = train(net, course.batch, r, p, out, every, run, before=course.before, rates=s.rates(net.model), desc=desc, **kw)
     finally: course.forget()
@@ -219,7 +219,7 @@ def cost(
     freeze(net, ALL)
     return dict(flops=round(total), parameters=most)
 
-# %% ../nbs/11_finetuning.ipynb #4d8f6c87
+# %% ../nbs/11_finetuning.ipynb #292f0b7c
 TASKS = {'text-classification':Classification, 'multi-label':MultiLabel, 'regression':Regression, 'token-classification':Tagging,
          'question-answering':Answering, 'text2text-generation':Generation, 'text-generation':Generation}
 ENDS = dict(ForSequenceClassification=Classification, ForTokenClassification=Tagging, ForQuestionAnswering=Answering)
@@ -230,8 +230,7 @@ def ask(
     T:int=128, p:Plan=None, **kw, # Longest row; device and precision; more for the task
 )->list: # One answer an item
     "What does this network say?"
-    try: c,tok = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    except (OSError,ValueError) as e: raise BadInput(f"{folder}: no model to ask ({str(e).splitlines()[0]}); give a folder or hub name") from e
+    c,tok = open_config(folder), open_tokenizer(folder)
     made = (c.architectures or [''])[0]; cls = next((t for end,t in ENDS.items() if end in made), Generation)
     task = cls.raw(items, tok, T, c, **kw)
     return task.decode(predict(load(task.kind, folder, **task.head), task, p))
