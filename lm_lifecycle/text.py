@@ -4,21 +4,25 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'SKIP', 'DOCS_FORMAT', 'LIBRARIES', 'NAMES', 'ALIASES', 'TITLED', 'OTHER', 'HEADER', 'OUTDENT', 'BRACKETS',
-           'NAME', 'NAMED', 'TYPE', 'RAISED', 'ITEM', 'READERS', 'installed', 'source_files', 'docstrings',
-           'read_files', 'read_apart', 'Crc', 'shingles', 'minhash', 'clusters', 'side', 'split_texts', 'Doc',
-           'build_docs', 'load_docs', 'corpus', 'docs', 'fingerprint', 'Labelled', 'mask_word', 'mask_names',
-           'which_library', 'Span', 'Entry', 'Sections', 'trim', 'kind_of', 'headers', 'hanging', 'listed', 'fields',
-           'sections', 'bad_line', 'read_lines', 'read_txt', 'read_table', 'read_tsv', 'read_csv', 'read_jsonl',
-           'read_parquet', 'suffix', 'read_rows', 'read_cell', 'paths_of', 'read_texts', 'read_examples', 'class_names',
-           'warn_rare', 'known', 'number_labels', 'read_name', 'read_labelled', 'from_hub']
+           'NAME', 'NAMED', 'TYPE', 'RAISED', 'ITEM', 'LONG', 'ROW', 'HALF', 'READERS', 'RUNS', 'HUB', 'installed',
+           'source_files', 'docstrings', 'read_files', 'read_apart', 'Crc', 'shingles', 'minhash', 'clusters', 'side',
+           'split_texts', 'Doc', 'build_docs', 'load_docs', 'corpus', 'docs', 'fingerprint', 'Labelled', 'mask_word',
+           'mask_names', 'which_library', 'Span', 'Entry', 'Sections', 'trim', 'kind_of', 'headers', 'hanging',
+           'listed', 'fields', 'sections', 'line_of', 'bad_line', 'refuse', 'each', 'report_skipped', 'gzipped',
+           'open_text', 'tidy', 'not_encoded', 'check_bytes', 'raw_lines', 'read_lines', 'has_blank', 'cut', 'read_txt',
+           'brief', 'heading', 'read_table', 'read_tsv', 'csv_rows', 'read_csv', 'parse_json', 'read_jsonl',
+           'open_binary', 'read_parquet', 'suffix', 'on_hub', 'reader_of', 'paths_of', 'no_nul', 'without_nul',
+           'read_rows', 'read_cell', 'iter_texts', 'read_texts', 'read_examples', 'class_names', 'warn_rare', 'known',
+           'check_label', 'number_labels', 'read_name', 'read_labelled', 'ask_hub', 'load_hub', 'spell', 'hub_rows',
+           'hub_name', 'read_hub', 'from_hub']
 
-# %% ../nbs/02_text.ipynb #8840096f
-import ast, csv, functools, gzip, inspect, json, os, platform, re, subprocess, sys, sysconfig, warnings, zlib
-from collections import Counter
+# %% ../nbs/02_text.ipynb #289e23ad
+import ast, contextlib, csv, functools, gzip, inspect, json, os, platform, re, shutil, subprocess, sys, sysconfig, tempfile, warnings, zlib
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, distribution
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +30,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from .core import BadInput, atomic, cache_dir, digest, order, words32
+from .core import BadInput, Unsafe, atomic, cache_dir, digest, order, words32
 
 # %% ../nbs/02_text.ipynb #744b3364
 SOURCES = ('python','numpy','scipy','pandas','matplotlib','sklearn','sympy','networkx','torch','transformers',
@@ -355,141 +359,301 @@ def sections(
         if kind := kind_of(title): out += listed(text, 'numpy' if m['numpy'] else 'google', kind, m.end(), j)
     return Sections(trim(text, 0, cut), trim(text, cut, head), parts, out + fields(text, found))
 
-# %% ../nbs/02_text.ipynb #083ca985
-def bad_line(path, n, why): return BadInput(f'{path}:{n}: {why}')
+# %% ../nbs/02_text.ipynb #0ccd7c92
+def line_of(path, n): # A folder's rows say which of its files they are from
+    return str(Path(path)/n) if isinstance(n, str) and Path(path).is_dir() else f'{path}:{n}'
+
+def bad_line(path, n, why): return BadInput(' '.join(f'{line_of(path, n)}: {why}'.splitlines()))
+
+def refuse(
+    e,         # What is wrong with a row
+    skip=None, # Where it is put, if reading shall go on
+):
+    "Stop, or remember"
+    if skip is None: raise e
+    skip.append(BadInput(str(e))) # Without the traceback, which would keep the row in memory
+
+def each(
+    rows, f,    # Tuples; what to make of one: an item, or None, or a `BadInput`
+    skip=None,  # As `refuse`
+    empty=None, # The error if there is no item
+):
+    "Yield `f` of each row"
+    n,before = 0,len(skip or ())
+    for r in rows:
+        try: item = f(*r)
+        except BadInput as e: refuse(e, skip); continue
+        if item is not None: n += 1; yield item
+    if empty and not n: raise next(iter((skip or [])[before:]), empty)
+
+def report_skipped(
+    skip:list, # As every reader fills it
+    n:int=5,   # How many are listed
+):
+    "Say on standard error what was left out"
+    if skip: print(f'skipped {len(skip):,} bad rows:', *skip[:n], *['…'][:len(skip) - n], sep='\n', file=sys.stderr)
+
+# %% ../nbs/02_text.ipynb #f7ba7cc6
+LONG,ROW = 2**20,2**25 # Characters: a longer text is cut, a longer row refused
+
+def gzipped(path): return str(path).lower().endswith('.gz')
+
+@contextlib.contextmanager
+def open_text(path, encoding='utf-8'):
+    "A text file, gzipped or not"
+    if not os.path.isfile(path): raise BadInput(f'{path}: no such file; check the name')
+    try: 'a'.encode(encoding).decode(encoding, 'surrogateescape')
+    except (LookupError,ValueError) as e:
+        raise BadInput(f'encoding {encoding!r} is not known; give another, e.g. latin-1, utf-16 or gb18030') from e
+    how = dict(encoding=encoding, errors='surrogateescape', newline='\n')
+    try:
+        with (gzip.open if gzipped(path) else open)(path, 'rt', **how) as f: yield f
+    except (OSError,EOFError,zlib.error) as e:
+        raise BadInput(f'{path}: cannot be read ({getattr(e, "strerror", None) or e}); check its permissions, or fetch it again') from e
+
+def tidy(l): # No NUL, no byte-order mark, one kind of line end
+    l = l.replace('\0', '').removeprefix('\ufeff'); return l[:-2]+'\n' if l.endswith('\r\n') else l.removesuffix('\r')
+
+def not_encoded(path, n, line, i, byte, encoding):
+    guess = 'utf-16' if line[:2] in ('\udcff\udcfe','\udcfe\udcff') else 'latin-1'
+    return bad_line(path, n, f'byte 0x{byte:02x} at column {i+1} is not {encoding}; give --encoding, e.g. {guess}, or convert the file')
+
+def check_bytes(l, path, n, encoding):
+    "Is every character one?"
+    try: l.isascii() or l.encode()
+    except UnicodeEncodeError as e: raise not_encoded(path, n, l, e.start, ord(l[e.start]) & 255, encoding) from None
+
+def raw_lines(
+    path,                   # A text file, gzipped or not
+    encoding:str='utf-8',   # What its bytes mean
+    skip:list=None,         # As `refuse`
+    most:int=LONG,          # Characters
+):
+    "Yield number and text of each line, its end included; a longer one comes in parts"
+    n,nul = 1,[]
+    with open_text(path, encoding) as f:
+        try:
+            while l := f.readline(most):
+                if '\0' in l: nul.append(n)
+                try: check_bytes(l, path, n, encoding)
+                except BadInput as e: refuse(e, skip)
+                else: yield n, tidy(l)
+                n += l[-1] == '\n'
+        except UnicodeDecodeError as e: # Where bytes go in pairs, the lines after a wrong one are lost, too
+            good = e.object[:e.start].decode(e.encoding, 'ignore'); n += good.count('\n')
+            raise not_encoded(path, n, '', len(good) - good.rfind('\n') - 1, e.object[e.start], encoding) from e
+    if nul: warnings.warn(f'{path}:{nul[0]}: NUL bytes removed in {len(nul)} lines; is it really text, or --encoding utf-16?')
 
 def read_lines(
-    path, # A text file, gzipped or not
+    path, encoding:str='utf-8', skip:list=None, most:int=ROW, # As `raw_lines`
 ):
     "Yield number and text of each line"
-    nul = []
-    try:
-        with (gzip.open if str(path).endswith('.gz') else open)(path, 'rb') as f:
-            for n,l in enumerate(f, 1):
-                if b'\0' in l: nul.append(n)
-                l = l.removesuffix(b'\n').removesuffix(b'\r').replace(b'\0', b'')
-                yield n, l.decode('utf-8-sig' if n==1 else 'utf-8')
-    except UnicodeDecodeError as e:
-        why = f'byte 0x{e.object[e.start]:02x} at column {e.start+1} is not UTF-8'
-        raise bad_line(path, n, f'{why}; convert the file, e.g. with iconv') from e
-    except FileNotFoundError as e: raise BadInput(f'{path}: no such file; check the name') from e
-    except (OSError,EOFError,zlib.error) as e:
-        raise BadInput(f'{path}: cannot be read ({e}); check its permissions, or fetch it again') from e
-    if nul: warnings.warn(f'{path}:{nul[0]}: NUL bytes removed in {len(nul)} lines; is it really text?')
+    last = 0
+    for n,l in raw_lines(path, encoding, skip, most):
+        if n != last and len(l) >= most - 1 and l[-1] != '\n':
+            last = n; refuse(bad_line(path, n, f'more than {most:,} characters; write one row a line, and cut long texts'), skip)
+        if n != last: yield n, l.removesuffix('\n')
 
-# %% ../nbs/02_text.ipynb #0fa16c9f
-def read_txt(path, cols):
+# %% ../nbs/02_text.ipynb #e2b3d700
+def has_blank(path, encoding='utf-8')->bool:
+    "Is there a blank line?"
+    with open_text(path, encoding) as f, contextlib.suppress(UnicodeDecodeError):
+        parts = pairwise(chain('\n', iter(functools.partial(f.readline, LONG), '')))
+        return any(a[-1] == '\n' and len(b) < LONG and not tidy(b).strip() for a,b in parts)
+
+def cut(s): # At the last space
+    i = max(map(s.rfind, ' \n\t')) + 1 or len(s); return s[:i], s[i:]
+
+def read_txt(path, cols, encoding='utf-8', skip=None):
     "Yield documents: separated by blank lines, or one a line where there are none"
-    ls = list(read_lines(path)); blank = any(not l.strip() for _,l in ls); doc,start = [],1
-    for n,l in ls + [(0,'')]:
-        if l.strip(): doc,start = doc + [l], start if doc else n
-        if doc and not (blank and l.strip()): yield start, {cols[0]:'\n'.join(doc)}; doc = []
+    blank,doc,cuts = has_blank(path, encoding),'',[]
+    for n,l in chain(raw_lines(path, encoding, skip, LONG), [(0,'\n')]):
+        if not doc: start = n
+        if l.strip(): doc += l
+        if doc and (not l.strip() or not blank and l[-1] == '\n'): yield start, {cols[0]:doc.removesuffix('\n')}; doc = ''
+        elif len(doc) >= LONG: part,doc = cut(doc); cuts.append(start); yield start, {cols[0]:part}; start = n
+    if cuts: warnings.warn(f'{path}:{cuts[0]}: longer than {LONG:,} characters; texts were cut (cuts: {len(cuts)}); separate them by blank lines')
 
-# %% ../nbs/02_text.ipynb #256893c3
-def read_table(path, cols, rows, sep):
-    "Yield a dict for each row of cells"
-    head = None
-    for n,cells in rows:
-        if not any(cells): continue
-        if head is None:
-            head = cells if set(cols) & set(cells) or sep != 'tab' or len(cols) < 2 else list(cols)
-            twice = [c for c,k in Counter(head).items() if k > 1]
-            if twice: raise bad_line(path, n, f"column {twice[0]!r} appears twice; rename one")
-            if head is cells: continue
-        if len(cells) != len(head):
-            why = f"{len(cells)} cells where {len(head)} are expected, in {' '.join(cells)[:40]!r}"
-            raise bad_line(path, n, f"{why}; separate {', '.join(head)} by one {sep} each")
-        yield n, dict(zip(head, cells))
+# %% ../nbs/02_text.ipynb #7ca8e603
+def brief(names): return ', '.join(str(s)[:40] for s in list(names)[:20]) # A file may have thousands
 
-def read_tsv(path, cols): return read_table(path, cols, ((n, l.split('\t')) for n,l in read_lines(path)), 'tab')
+def heading(cells, cols, path, n, sep)->list: # Names of the columns
+    "The first row of a table, or the columns asked for"
+    head = cells if set(cols) & set(cells) or sep != 'tab' or len(cols) < 2 else list(cols)
+    twice = [c for c,k in Counter(head).items() if k > 1]
+    if twice: raise bad_line(path, n, f"column {twice[0][:40]!r} appears twice; rename one")
+    return head
 
-def read_csv(path, cols):
-    csv.field_size_limit(2**31-1); ls = [l for _,l in read_lines(path)]
-    rows,n = csv.reader((l+'\n' for l in ls), strict=True), 1
-    def numbered(): # A row that spans lines is where it begins
-        nonlocal n
-        for r in rows: yield n, r; n = rows.line_num + 1
-    try: yield from read_table(path, cols, numbered(), 'comma')
-    except csv.Error as e:
-        raise bad_line(path, n, f'{e}, in {ls[n-1][:40]!r}; put the text in quotes, and double quotes within') from e
+def read_table(path, cols, rows, sep, skip=None):
+    "Yield number and a dict for each row of cells"
+    rows = ((n,cells) for n,cells in rows if any(cells))
+    if not (first := next(rows, None)): return
+    head = heading(first[1], cols, path, first[0], sep)
+    def named(n, cells):
+        if len(cells) == len(head): return n, dict(zip(head, cells))
+        why = f"{len(cells)} cells where {len(head)} are expected, in {' '.join(cells)[:40]!r}"
+        raise bad_line(path, n, f"{why}; separate {brief(head)} by one {sep} each")
+    yield from each(rows if head is first[1] else chain([first], rows), named, skip)
 
-# %% ../nbs/02_text.ipynb #bebfe831
-def read_jsonl(path, cols):
-    for n,l in read_lines(path):
-        if not l.strip(): continue
-        try: row = json.loads(l)
-        except ValueError as e: raise bad_line(path, n, f'not JSON ({e}); write one object a line') from e
-        if not isinstance(row, dict):
-            raise bad_line(path, n, f'{l[:20]!r} is not an object; write {{"{cols[0]}": "…"}}')
-        yield n, row
+def read_tsv(path, cols, encoding='utf-8', skip=None):
+    return read_table(path, cols, ((n, l.split('\t')) for n,l in read_lines(path, encoding, skip)), 'tab', skip)
 
-def read_parquet(path, cols):
-    import pyarrow.parquet as pq
-    try: yield from enumerate(pq.read_table(path).to_pylist(), 1)
-    except (OSError,ValueError) as e:
-        raise BadInput(f'{path}: cannot be read ({str(e).splitlines()[0]}); check the file') from e
+# %% ../nbs/02_text.ipynb #1c5e8c6d
+def csv_rows(lines, path, skip=None):
+    "Yield number and cells of each row"
+    ahead,taken = deque(),[] # Lines to be read again; lines of the row that is being read
+    def feed():
+        while item := ahead.popleft() if ahead else next(lines, None): taken.append(item); yield item[1]+'\n'
+    while True:
+        try:
+            for cells in csv.reader(feed(), strict=True): yield taken[0][0], cells; taken.clear()
+            return
+        except csv.Error as e:
+            (n,l),*rest = taken; taken.clear(); ahead.extendleft(reversed(rest))
+            refuse(bad_line(path, n, f'{str(e).split(" - ")[0]}, in {l[:40]!r}; put the text in quotes, and double quotes within'), skip)
 
+def read_csv(path, cols, encoding='utf-8', skip=None):
+    csv.field_size_limit(ROW)
+    return read_table(path, cols, csv_rows(read_lines(path, encoding, skip), path, skip), 'comma', skip)
+
+# %% ../nbs/02_text.ipynb #b86343d7
+HALF = re.compile(r'\\u[dD][89a-fA-F]') # Of a pair of surrogates
+
+def parse_json(l, path, n, cols)->dict:
+    "One object, or one clear line"
+    try:
+        row = json.loads(l)
+        if HALF.search(l): json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as e: raise bad_line(path, n, f'half a character, {e.object[e.start]!r}; write it in full') from e
+    except (ValueError,RecursionError) as e:
+        why = f'{e.msg} at column {e.colno}' if isinstance(e, json.JSONDecodeError) else e
+        raise bad_line(path, n, f'not JSON ({why}); write one object a line') from e
+    if isinstance(row, dict): return row
+    raise bad_line(path, n, f'{l[:20]!r} is not an object; write {{"{cols[0]}": "…"}}')
+
+def read_jsonl(path, cols, encoding='utf-8', skip=None):
+    "Yield number and object of each line that is not blank"
+    return each(read_lines(path, encoding, skip), lambda n,l: (n, parse_json(l, path, n, cols)) if l.strip() else None, skip)
+
+# %% ../nbs/02_text.ipynb #222f09de
+@contextlib.contextmanager
+def open_binary(path):
+    "A file that can be read from any place"
+    if gzipped(path):
+        with gzip.open(path) as g, tempfile.TemporaryFile() as f: shutil.copyfileobj(g, f); f.seek(0); yield f
+    else:
+        with open(path, 'rb') as f: yield f
+
+def read_parquet(path, cols, encoding='utf-8', skip=None):
+    "Yield number and row, some rows in memory at a time"
+    import pyarrow as pa, pyarrow.parquet as pq
+    if not os.path.isfile(path): raise BadInput(f'{path}: no such file; check the name')
+    n = 0
+    try:
+        with open_binary(path) as f:
+            table = pq.ParquetFile(f); heading(table.schema_arrow.names, cols, path, 'header', 'comma')
+            for batch in table.iter_batches(64):
+                for row in batch.to_pylist(): n += 1; yield n, row
+    except (pa.ArrowException,OSError,EOFError,ValueError,zlib.error) as e:
+        why = (str(e) or repr(e)).splitlines()[0]
+        raise BadInput(f'{path}: cannot be read after row {n} ({why[:200]}); write it again') from e
+
+# %% ../nbs/02_text.ipynb #308c65d1
 READERS = {'.txt':read_txt, '.tsv':read_tsv, '.csv':read_csv, '.jsonl':read_jsonl, '.parquet':read_parquet}
+RUNS = '.pkl','.py','.pt','.pth','.bin','.joblib'
+HUB = re.compile(r'\w[\w.-]*/\w[\w.-]*(:[^:\s]+){0,2}') # Owner, name, part, split
 
-def suffix(path): return Path(str(path).removesuffix('.gz')).suffix.lower()
+def suffix(path): return Path(str(path).lower().removesuffix('.gz')).suffix
+
+def on_hub(path)->bool: # Is this a name, rather than a file?
+    return bool(HUB.fullmatch(str(path))) and suffix(path) not in READERS and not os.path.exists(path)
+
+def reader_of(path):
+    "By the kind of the file"
+    kind = suffix(path)
+    if kind in READERS: return READERS[kind]
+    if on_hub(path): return read_hub
+    if not os.path.exists(path): raise BadInput(f'{path}: no such file; check the name')
+    if kind in RUNS: raise Unsafe(f'{path}: {kind!r} files can run code when they are opened; write the rows as jsonl or parquet')
+    raise BadInput(f"{path}: {kind or 'no suffix'!r} is none of {' '.join(READERS)}; convert or rename it")
+
+def paths_of(paths):
+    "Files, with folders opened"
+    for p in [paths] if isinstance(paths, (str,Path)) else paths:
+        inside = sorted(f for f in Path(p).rglob('*') if f.is_file())
+        found = [f for f in inside if suffix(f) in READERS] if Path(p).is_dir() else [p]
+        for f in inside:
+            if not found and suffix(f) in RUNS: reader_of(f)
+        if not found: raise BadInput(f"{p}: no file in this folder is one of {' '.join(READERS)}; give another")
+        yield from found
+
+def no_nul(v): # A cell, without them
+    if isinstance(v, list): return [no_nul(x) if isinstance(x, str) else x for x in v]
+    return v.replace('\0', '') if isinstance(v, str) else v
+
+def without_nul(rows, path):
+    "The same rows; NUL characters are removed and counted"
+    nul = []
+    for n,row in rows:
+        clean = {k:no_nul(v) for k,v in row.items()}
+        if clean != row: nul.append(n)
+        yield n, clean
+    if nul: warnings.warn(f'{line_of(path, nul[0])}: NUL characters removed in {len(nul)} rows; is it really text?')
 
 def read_rows(
-    path,       # A file of one of `READERS`' kinds, `.gz` or not
+    path,       # A file of one of `READERS`' kinds, `.gz` or not; a folder of them; a name on the hub
     cols:tuple, # The columns wanted
+    encoding:str='utf-8', skip:list=None, # Of text files; as `refuse`
 ):
-    "Yield number and row, by the kind of the file"
-    kind = suffix(path)
-    if kind not in READERS:
-        raise BadInput(f"{path}: {kind or 'no suffix'!r} is none of {' '.join(READERS)}; convert or rename it")
-    return READERS[kind](path, cols)
+    "Yield number and row"
+    if not Path(path).is_dir(): return without_nul(reader_of(path)(path, cols, encoding, skip), path)
+    return ((f'{f.relative_to(path)}:{n}', row) for f in paths_of(path) for n,row in read_rows(f, cols, encoding, skip))
 
-# %% ../nbs/02_text.ipynb #d6f86a64
+# %% ../nbs/02_text.ipynb #dc9ba46d
 def read_cell(row, col, path, n):
     "`row[col]` as a string, or one clear line"
-    if col not in row:
-        raise bad_line(path, n, f"no column {col!r} among {', '.join(map(str, row))}; rename one or name another")
+    if col not in row: raise bad_line(path, n, f"no column {col!r} among {brief(row)}; rename one or name another")
     v = row[col]
     if v is None or isinstance(v, (list,dict,bytes)):
         raise bad_line(path, n, f'{col!r} is {str(v)[:40]}, not text; give it a value')
     return str(v)
 
-def paths_of(paths):
-    "Files, with folders opened"
-    for p in [paths] if isinstance(paths, (str,Path)) else paths:
-        inside = (f for f in Path(p).rglob('*') if f.is_file() and suffix(f) in READERS)
-        found = sorted(inside) if Path(p).is_dir() else [p]
-        if not found: raise BadInput(f"{p}: no file in this folder is one of {' '.join(READERS)}; give another")
-        yield from found
-
-# %% ../nbs/02_text.ipynb #4b70110c
-def read_texts(
-    paths,           # A file, a folder, or a list of them
-    text:str='text', # Column that holds the text, where there are columns
-)->list: # Of strings, none of them blank
-    "Documents to pre-train on"
-    out = []
+# %% ../nbs/02_text.ipynb #958dc8fb
+def iter_texts(
+    paths,               # A file, a folder, a hub name, or a list of them
+    text:str='text',     # Column that holds the text, where there are columns
+    encoding:str='utf-8', skip:list=None, # Of text files; where bad rows go, which are raised when absent
+):
+    "Yield path, line number and text of each document to pre-train on, none of them blank"
     for p in paths_of(paths):
-        new = [t for n,row in read_rows(p, (text,)) if (t := read_cell(row, text, p, n)).strip()]
-        if not new: raise BadInput(f'{p}: holds no text; remove it or fill it')
-        out += new
-    return out
+        def one(n, row): s = read_cell(row, text, p, n); return (p,n,s) if s.strip() else None
+        yield from each(read_rows(p, (text,), encoding, skip), one, skip, BadInput(f'{p}: holds no text; remove it or fill it'))
 
-# %% ../nbs/02_text.ipynb #0a532020
+def read_texts(
+    paths, text:str='text', encoding:str='utf-8', skip:list=None, # As `iter_texts`
+)->list: # Of strings
+    "Documents to pre-train on"
+    return [s for *_,s in iter_texts(paths, text, encoding, skip)]
+
+# %% ../nbs/02_text.ipynb #06c392f6
 def read_examples(
     rows, path,           # Numbers and rows, as from `read_rows`; where they are from
     text:str='text', text2:str='text2', # Column of the text; of the second one, if there is one
     label:str='label',    # Column of the label
     cell=read_cell,       # What reads it
+    skip:list=None,       # Where bad rows go; they are raised when absent
 ):
     "Yield number, text (a pair of them where there are two) and label"
-    n = 0
-    for n,row in rows:
+    pairs = []
+    def one(n, row):
         ts = [read_cell(row, c, path, n) for c in (text,text2) if c == text or c in row]
         if not all(t.strip() for t in ts): raise bad_line(path, n, 'the text is empty; fill it or remove the line')
-        yield n, ts[0] if len(ts) == 1 else tuple(ts), cell(row, label, path, n)
-    if not n: raise BadInput(f'{path}: holds no examples; write lines of text<TAB>label')
+        y = cell(row, label, path, n); pairs.append(len(ts)) if not pairs else None
+        if len(ts) != pairs[0]: raise bad_line(path, n, f'{text2!r} is in some rows only; give it to all or to none')
+        return n, ts[0] if len(ts) == 1 else tuple(ts), y
+    return each(rows, one, skip, BadInput(f'{path}: holds no examples; write lines of text<TAB>label'))
 
-# %% ../nbs/02_text.ipynb #4aca88dc
+# %% ../nbs/02_text.ipynb #775c724f
 def class_names(
     labels, # Strings
 )->list: # The distinct ones, in order
@@ -501,64 +665,103 @@ def warn_rare(rows, path):
     "Count the classes of one example, and name the first"
     c = Counter(l for *_,l in rows); rare = [(n,l) for n,_,l in rows if c[l] == 1]
     if rare:
-        why = f'class {rare[0][1]!r} has one example' + (f', and so have {len(rare)-1} more' if rare[1:] else '')
-        warnings.warn(f'{path}:{rare[0][0]}: {why}; add some, or remove it: what is learnt from cannot be tested on')
+        why = f'class {rare[0][1][:40]!r} has one example' + (f', and so have {len(rare)-1} more' if rare[1:] else '')
+        warnings.warn(f'{line_of(path, rare[0][0])}: {why}; add some, or remove it: what is learnt from cannot be tested on')
 
 def known(
     label:str, names, path, n:int, # As read; class names of training; where it stands
 )->str: # The label
     "Refuse what training did not see"
     if label in names: return label
-    some = ', '.join(list(names)[:20])
-    raise bad_line(path, n, f"label {label!r} was not in training ({some}); correct or train with it")
+    raise bad_line(path, n, f"label {label[:40]!r} was not in training ({brief(names)}); correct or train with it")
+
+def check_label(n, t, l, path, names=None):
+    "Is there one, and is it one of `names`?"
+    if not l: raise bad_line(path, n, 'the label is empty; fill it or remove the line')
+    return n, t, known(l, names, path, n) if names else l
 
 def number_labels(
     rows:list,       # Number, text and label of each
     path,            # Where they are from
     names:list=None, # Class names of training; their own when absent
+    skip:list=None,  # Where bad rows go; they are raised when absent
 )->Labelled:
     "Check every label and number it"
-    for n,_,l in rows:
-        if not l: raise bad_line(path, n, 'the label is empty; fill it or remove the line')
+    check = functools.partial(check_label, path=path, names=dict.fromkeys(names or ()))
+    rows = list(each(rows, check, skip, BadInput(f'{path}: holds no examples; write lines of text<TAB>label')))
     if not names:
         names = class_names(l for *_,l in rows)
         if len(names) < 2:
-            raise BadInput(f'{path}: every label is {names[0]!r}; a classifier needs two classes or more')
+            raise BadInput(f'{path}: every label is {names[0][:40]!r}; a classifier needs two classes or more')
         warn_rare(rows, path)
     number = {l:i for i,l in enumerate(names)}
-    return Labelled([t for _,t,_ in rows], [number[known(l, number, path, n)] for n,_,l in rows], list(names))
+    return Labelled([t for _,t,_ in rows], [number[l] for *_,l in rows], list(names))
 
 def read_name(row, col, path, n): return read_cell(row, col, path, n).strip() # Of a class
 
 def read_labelled(
-    path,              # A tsv, csv, jsonl or parquet file, `.gz` or not
+    path,              # A tsv, csv, jsonl or parquet file, `.gz` or not; a folder of them; a name on the hub
     names:list=None,   # Class names of training; those of the file when absent
     text:str='text',   # Column of the text
     label:str='label', # Column of the label
     text2:str='text2', # Column of a second text, if there is one
+    encoding:str='utf-8', skip:list=None, # Of text files; where bad rows go, which are raised when absent
 )->Labelled:
     "Labelled examples, from columns `text` and `label`, or from lines `text<TAB>label`"
-    rows = read_examples(read_rows(path, (text,label)), path, text, text2, label, read_name)
-    return number_labels(list(rows), path, names)
+    if on_hub(path): return from_hub(*hub_name(path), text, label, text2, names, skip)
+    rows = read_examples(read_rows(path, (text,label), encoding, skip), path, text, text2, label, read_name, skip)
+    return number_labels(list(rows), path, names, skip)
 
-# %% ../nbs/02_text.ipynb #81aea422
+# %% ../nbs/02_text.ipynb #e8a904f1
+def ask_hub(repo:str):
+    "Is there such a set? If nobody answers, what was fetched before may still be read, and nobody is asked again"
+    import datasets, huggingface_hub as hub
+    try: hub.HfApi().dataset_info(repo, timeout=10)
+    except hub.errors.RepositoryNotFoundError as e:
+        raise BadInput(f'{repo}: no such file, and no data set of this name on the hub; check the name') from e
+    except Exception: hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+
+def load_hub(repo:str, split:str, **kw):
+    "A data set, or one clear line"
+    import datasets
+    if not sys.stderr.isatty(): datasets.disable_progress_bars()
+    here = os.path.exists(repo); name = [repo] if here else repo.split(':')
+    if not here: ask_hub(name[0])
+    try: return datasets.load_dataset(*name, split=split, **kw)
+    except Exception as e: # Of any library below
+        why = (str(e) or repr(e)).splitlines()[0]
+        if 'scripts are no longer supported' in why: raise Unsafe(f'{repo}: {why}; download its data files and name those') from e
+        if not here: why = f'no such file, and on the hub: {why}'
+        raise BadInput(f"{repo}: {why}; check name, split and network, or download its files and name those") from e
+
+def spell(v, names): # A class, or several, by name; a hidden one is -1
+    if isinstance(v, list): return [spell(i, names) for i in v]
+    return None if v is None or v < 0 else names[v]
+
+def hub_rows(ds): # Yields number and row
+    inner = {c:getattr(f, 'feature', f) for c,f in (ds.features or {}).items()}
+    names = {c:f.names for c,f in inner.items() if getattr(f, 'names', None)}
+    for n,row in enumerate(ds, 1): yield n, row | {c:spell(row[c], names[c]) for c in names}
+
+def hub_name(path)->tuple: # Name and split; the middle part stays with the name
+    repo,*more = str(path).split(':')
+    return ':'.join([repo, *more[:-1]]), more[-1] if more else 'train'
+
+def read_hub(path, cols, encoding='utf-8', skip=None): # A reader as those of files
+    return hub_rows(load_hub(*hub_name(path)))
+
 def from_hub(
     repo:str,          # Name on the hub, or a local folder
     split:str='train', # Any split, or slice of one: `train[:1000]`
     text:str='text',   # Column of the text
     label:str=None,    # Column of the label; only texts when absent
     text2:str='text2', # Column of a second text, if there is one
+    names:list=None,   # Class names of training; those that the set declares, or its labels, when absent
+    skip:list=None,    # Where bad rows go; they are raised when absent
     **kw               # More for `load_dataset`: `name='wikitext-2-raw-v1'`
 ): # `Labelled`, or a list of strings
     "A data set by its name on the hub"
-    from datasets import load_dataset
-    try: ds = load_dataset(repo, split=split, **kw)
-    except (OSError,ValueError) as e:
-        why = (str(e) or repr(e)).splitlines()[0]
-        raise BadInput(f"{repo}: {why}; check name, split and network, or download its files and name those") from e
-    rows = enumerate(ds, 1)
+    ds = load_hub(repo, split, **kw); rows = without_nul(hub_rows(ds), repo)
     if not label: return [t for n,r in rows if (t := read_cell(r, text, repo, n)).strip()]
-    rows = list(read_examples(rows, repo, text, text2, label, read_name))
-    names = getattr(ds.features[label], 'names', ())
-    d = number_labels(rows, repo, [str(i) for i in range(len(names))])
-    return replace(d, names=names) if names else d
+    rows = read_examples(rows, repo, text, text2, label, read_name, skip)
+    return number_labels(rows, repo, names or getattr((ds.features or {}).get(label), 'names', None), skip)

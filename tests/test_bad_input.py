@@ -1,14 +1,12 @@
-"Each mistake: one line that names the file, the place and a remedy; nothing trained, nothing lost"
+"Each mistake on the command line: one line that names it and a remedy; nothing trained, nothing lost. Files: `battery/test_B.py`"
 import os, subprocess, sys
 
 import pytest, torch
 from safetensors.torch import save
 from conftest import ROOT, spawn, write_rows
-from lm_lifecycle.life import held_out
 from lm_lifecycle.training import locked
 
 REMEDY = 'add check choose convert correct drop fill free give make needs put remove rename see separate use wait write'.split()
-TASK = '--task', 'text-classification'
 
 def refused(answer, code, *names):
     "`code`, and one line on standard error that has every name and a remedy"
@@ -45,24 +43,6 @@ def made(path, content):
     if content is not None: path.write_bytes(content)
     return path
 
-TEXTS = dict(
-    missing=('no.txt', None, 'no such file'),
-    empty=('empty.txt', b'', 'no text'),
-    blank=('blank.txt', b'\n \n\n', 'no text'),
-    latin=('latin.txt', 'fine\n\nnaïve café\n'.encode('latin-1'), ':3:'),
-    gzip=('cut.txt.gz', b'\x1f\x8b\x08\x00abc', 'cannot be read'),
-    kind=('text.pdf', b'%PDF', '.pdf'),
-    json=('rows.jsonl', b'{"text": "a b"}\n{"text": \n', ':2:'),
-    column=('rows.csv', b'body\nsome words\n', ':2:'))
-
-@pytest.mark.parametrize('name,content,why', TEXTS.values(), ids=TEXTS)
-def test_text_file(life, cli, files, name, content, why):
-    f = made(files/name, content); refused(life(text=f), 2, f, why)
-    refused(cli('preprocess', '--input', f, '--output', files/'o.tensor'), 2, f, why)
-    assert not (files/'o.tensor').exists()
-
-def test_text_is_a_folder_without_text(life, files): (files/'d').mkdir(); refused(life(text=files/'d'), 2, files/'d')
-
 def test_text_shorter_than_a_block(life, cli, files):
     f = made(files/'short.txt', b'Too short to learn from.\n'); o = files/'o.tensor'
     refused(cli('preprocess', '--input', f, '--output', o), 2, f, 'token')
@@ -73,31 +53,6 @@ def test_the_folder_stays_free(life, files, content):
     "After a refusal the same command with a good file goes on to train"
     life(text=made(files/'bad.txt', content))
     with pytest.raises(AssertionError, match='training has started'): assert life()[0] == 0
-
-LABELS = dict(
-    missing=('no.csv', None, 'no such file'),
-    empty=('empty.tsv', b'', 'no examples'),
-    latin=('latin.tsv', b'good\tx\nna\xefve\ty\n', ':2:'),
-    column=('a.csv', b'text,klass\nsome words,x\nmore words,y\n', "no column 'label'"),
-    one=('one.tsv', b'a b\tx\nc d\tx\n', "every label is 'x'"),
-    blank=('hole.tsv', b'a b\tx\nc d\ty\nc e\t\n', ':3:'),
-    cells=('cells.tsv', b'a b\tx\nc d\ty\tz\n', ':2:'),
-    quote=('q.csv', b'text,label\n"a,b\n', 'q.csv:2:'))
-
-@pytest.mark.parametrize('name,content,why', LABELS.values(), ids=LABELS)
-def test_label_file(life, cli, files, name, content, why):
-    f = made(files/name, content); refused(life(labels=f), 2, f, why)
-    refused(cli('preprocess', *TASK, '--input', f, '--output', files/'o.tensor'), 2, f, why)
-
-def test_label_unseen_in_training(cli, files, work, labels):
-    f = write_rows(files/'new.jsonl', [*labels[:4], ('some words','never seen')])
-    r = cli('preprocess', *TASK, '--input', f, '--output', files/'o.tensor', '--labels-from', work/'labels.tensor')
-    refused(r, 2, f, ':5:', "'never seen'")
-
-def test_label_only_in_the_held_out_part(life, files, labels):
-    "`life` holds a fifth out: a class of one example there cannot be learnt"
-    rows = list(labels); i = held_out(len(rows), 0, .2)[1][0]; rows[i] = rows[i][0],'rare'
-    refused(life(labels=write_rows(files/'rare.jsonl', rows)), 2, 'rare.jsonl', "'rare'")
 
 def test_unknown_scale(life): refused(life(scale='huge'), 2, 'huge', 'small')
 

@@ -8,7 +8,7 @@ __all__ = ['COUNTED', 'LAYOUT', 'NEXT', 'VERDICTS', 'Questions', 'windows', 'tou
            'place', 'golds_of', 'placed', 'report_offsets', 'to_questions', 'nested', 'read_questions', 'uncapped',
            'parameters', 'docstring_questions', 'similar_sentence', 'after_name', 'verdict', 'surest_wrong', 'compared']
 
-# %% ../../nbs/10c_tasks_answering.ipynb #96f7fa9f
+# %% ../../nbs/10c_tasks_answering.ipynb #4d4d2001
 import json, math, re, string, warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from ..core import BadInput, View, order, uniform
 from ..display import Strip
 from .classification import Task, outputs
-from ..text import Span, bad_line, docs, read_cell, read_jsonl, read_lines, read_rows, sections, suffix, trim
+from ..text import Span, bad_line, docs, each, read_cell, read_jsonl, read_lines, read_rows, sections, suffix, trim
 from ..tokens import Vocab, bare, batches, encode
 
 # %% ../../nbs/10c_tasks_answering.ipynb #c70208fc
@@ -180,7 +180,7 @@ def pair_frame(
     if not ids[2] and vocab.sep is not None: ids[2],types[2] = [vocab.sep], types[1][:1]
     return ids[::2], types
 
-# %% ../../nbs/10c_tasks_answering.ipynb #b09cba4e
+# %% ../../nbs/10c_tasks_answering.ipynb #0c457384
 class Answering(Task):
     "Questions as views: eq 10c.1's $x$, $s$ and $e$, window by window"
     kind = 'qa'
@@ -253,7 +253,7 @@ class Answering(Task):
         return [(a.text, a.p, (a.span.start, a.span.end) if a.text else None) for a in answers]
 
     @classmethod
-    def read(cls, path, tok, T=128, **kw): return cls(read_questions(path), tok, T, **kw)
+    def read(cls, path, tok, T=128, encoding='utf-8', skip=None, **kw): return cls(read_questions(path, encoding, skip), tok, T, **kw)
 
     @classmethod
     def raw(cls, items, tok, T=128, config=None, **kw): # Pairs of question and context
@@ -282,7 +282,7 @@ def place(
     close = [i for i in at if abs(i - start) <= near] or (at if len(at) == 1 else [])
     return (min(close, key=lambda i: abs(i - start)), 'moved') if close else (None, at)
 
-# %% ../../nbs/10c_tasks_answering.ipynb #e7a27575
+# %% ../../nbs/10c_tasks_answering.ipynb #927ec290
 def golds_of(row, path, n)->list: # (text, start), checked in form only
     a = row.get('answers')
     if isinstance(a, list): a = {k: [isinstance(x, dict) and x.get(k) for x in a] for k in ('text','answer_start')}
@@ -291,9 +291,9 @@ def golds_of(row, path, n)->list: # (text, start), checked in form only
         raise bad_line(path, n, f"answers is {str(row.get('answers', 'missing'))[:60]}; write {LAYOUT}")
     for t,s in zip(ts, ss):
         if not (isinstance(t, str) and t.strip() and type(s) is int):
-            why = f'answer {t!r} at {s!r}: not a text and the number of its first character'
+            why = f'answer {t!r:.60} at {s!r:.20}: not a text and the number of its first character'
             raise bad_line(path, n, f'{why}; write {LAYOUT}')
-    if ts and row.get('is_impossible'): raise bad_line(path, n, f'is_impossible, yet its answer is {ts[0]!r}; remove one')
+    if ts and row.get('is_impossible'): raise bad_line(path, n, f'is_impossible, yet its answer is {ts[0]!r:.60}; remove one')
     return list(zip(ts, ss))
 
 def placed(context, golds, path, n, wrong)->list: # (text, start), as they are in the context
@@ -318,24 +318,26 @@ def report_offsets(path, wrong, total):
 def to_questions(
     rows, # (number, row) each, a row as in the hub's `squad`: context, question, answers, and id if it has one
     path, # Where they are from, for messages
+    skip:list=None, # Where bad rows go; they are raised when absent
 )->Questions:
     "Check every row"
-    out,seen,wrong = [],{},{}
-    for n,row in rows:
+    seen,wrong = {},{}
+    def one(n, row):
         q,c = (read_cell(row, k, path, n) for k in ('question','context'))
         name = str(n if row.get('id') is None else row['id'])
         if not (q.strip() and c.strip()):
             raise bad_line(path, n, f"the {'context' if q.strip() else 'question'} is empty; fill it or remove the row")
-        if name in seen: raise bad_line(path, n, f"id {name!r} is that of {seen[name]} too; give each question its own")
-        seen[name] = n; out.append((name, q, c, placed(c, golds_of(row, path, n), path, n, wrong)))
-    if not out: raise BadInput(f'{path}: holds no questions; write objects with context, question, answers')
+        if name in seen: raise bad_line(path, n, f"id {name[:40]!r} is that of {seen[name]} too; give each question its own")
+        golds = placed(c, golds_of(row, path, n), path, n, wrong); seen[name] = n
+        return name, q, c, golds
+    out = list(each(rows, one, skip, BadInput(f'{path}: holds no questions; write objects with context, question, answers')))
     report_offsets(path, wrong, sum(len(a) for *_,a in out))
     return Questions(*map(list, zip(*out)))
 
-# %% ../../nbs/10c_tasks_answering.ipynb #5a8724af
-def nested(path): # Yields place and row of a `.json` file: nested, a list of rows, or one row a line
-    try: d = json.loads('\n'.join(l for _,l in read_lines(path)))
-    except ValueError: yield from read_jsonl(path, ('question',)); return
+# %% ../../nbs/10c_tasks_answering.ipynb #b45aefe2
+def nested(path, encoding='utf-8', skip=None): # Yields place and row of a `.json` file: nested, a list of rows, or one row a line
+    try: d = json.loads('\n'.join(l for _,l in read_lines(path, encoding, most=2**31)))
+    except (ValueError,RecursionError): yield from read_jsonl(path, ('question',), encoding, skip); return
     items = d.get('data', [d]) if isinstance(d, dict) else d
     try:
         for a,item in enumerate(items):
@@ -348,11 +350,12 @@ def nested(path): # Yields place and row of a `.json` file: nested, a list of ro
         raise BadInput(f'{path}: not laid out as SQuAD ({e!r}); write {right}') from e
 
 def read_questions(
-    path, # `.json` as SQuAD's; `.jsonl` or `.parquet` as the hub's `squad`; `.gz` or not
+    path, # `.json` as SQuAD's; `.jsonl` or `.parquet` as the hub's `squad`; `.gz` or not; a name on the hub
+    encoding:str='utf-8', skip:list=None, # Of text files; where bad rows go, which are raised when absent
 )->Questions:
     "Questions from a file"
-    cols = 'context','question','answers'
-    return to_questions(nested(path) if suffix(path) == '.json' else read_rows(path, cols), path)
+    rows = nested(path, encoding, skip) if suffix(path) == '.json' else read_rows(path, ('context','question','answers'), encoding, skip)
+    return to_questions(rows, path, skip)
 
 # %% ../../nbs/10c_tasks_answering.ipynb #aa53ee21
 def uncapped(s): return (s[:1].lower() + s[1:] if s[1:2].islower() or s[1:2] == ' ' else s).removesuffix('.').strip()

@@ -6,7 +6,7 @@
 __all__ = ['CLASSIFIERS', 'Task', 'outputs', 'predict', 'Classification', 'in_range', 'problem', 'accuracy', 'confusion', 'worst',
            'read_names', 'number_lists', 'MultiLabel', 'amount', 'number_amounts', 'Regression', 'check_texts']
 
-# %% ../../nbs/10a_tasks_classification.ipynb #14e0d76a
+# %% ../../nbs/10a_tasks_classification.ipynb #993eafe8
 import json, math, re
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..core import BadInput, Plan, View, amp, plan
 from ..evaluation import Interval, wilson
 from ..network import label_names, ready
-from ..text import (Labelled, bad_line, class_names, known, number_labels, read_examples, read_name,
+from ..text import (Labelled, bad_line, class_names, each, known, number_labels, read_examples, read_name,
                                read_rows, warn_rare)
 from ..tokens import Vocab, pad
 
@@ -101,7 +101,7 @@ def in_range(labels, C): # Class numbers, or lists of them
                                "number them from 0, or put names into a file and `read` it")
     return labels
 
-# %% ../../nbs/10a_tasks_classification.ipynb #3449ae76
+# %% ../../nbs/10a_tasks_classification.ipynb #5a348bb7
 def problem(config)->str: # As `transformers` decides it
     return config.problem_type or ('regression' if config.num_labels == 1 else 'single_label_classification')
 
@@ -163,7 +163,7 @@ def worst(
     s,said = task.surprise(probs), task.decode(probs)
     return [(task.data.texts[i], task.truth(i), said[i], float(s[i])) for i in s.argsort(descending=True)[:n].tolist()]
 
-# %% ../../nbs/10a_tasks_classification.ipynb #6d0df71d
+# %% ../../nbs/10a_tasks_classification.ipynb #5d05337a
 def read_names(row, col, path, n)->list: # Of classes: `a|b`, or a JSON list
     "Several labels from one cell"
     ls = row.get(col)
@@ -174,18 +174,18 @@ def read_names(row, col, path, n)->list: # Of classes: `a|b`, or a JSON list
             raise bad_line(path, n, f'label {s[:40]!r} is not a JSON list; write ["a", "b"], or a|b') from e
     for l in ls:
         if l is None or isinstance(l, (list,dict)):
-            raise bad_line(path, n, f'label {l!r} is not a name; write ["a", "b"]')
+            raise bad_line(path, n, f'label {l!r:.60} is not a name; write ["a", "b"]')
     return sorted({s for l in ls if (s := str(l).strip())})
 
-def number_lists(rows:list, path, names:list=None)->Labelled: # As `number_labels`
+def number_lists(rows:list, path, names:list=None, skip:list=None)->Labelled: # As `number_labels`
     "Check every list of labels and number it"
+    rows = list(each(rows, lambda n,t,ls: (n, t, [known(l, names or ls, path, n) for l in ls]), skip, BadInput(f'{path}: holds no examples')))
     if not names:
         names = class_names(l for *_,ls in rows for l in ls)
         if not names: raise BadInput(f'{path}: no example has a label; write a|b, or ["a", "b"]')
         warn_rare([(n,t,l) for n,t,ls in rows for l in ls], path)
     number = {l:i for i,l in enumerate(names)}
-    ys = [[number[known(l, number, path, n)] for l in ls] for n,_,ls in rows]
-    return Labelled([t for _,t,_ in rows], ys, list(names))
+    return Labelled([t for _,t,_ in rows], [[number[l] for l in ls] for *_,ls in rows], list(names))
 
 class MultiLabel(Classification):
     "Texts and eq 10a.4's $y$"
@@ -207,21 +207,22 @@ class MultiLabel(Classification):
         said = probs > .5; micro,macro = (f1_score(self.y, said, average=a, zero_division=0) for a in ('micro','macro'))
         return dict(f1=float(micro), f1_macro=float(macro), exact=float((said == self.y.bool()).all(1).double().mean()))
 
-# %% ../../nbs/10a_tasks_classification.ipynb #5a2cbf76
+# %% ../../nbs/10a_tasks_classification.ipynb #36231fe4
 def amount(s:str, path, n:int)->float:
     "A finite number, or one clear line"
     try: y = float(s)
     except ValueError: y = math.nan
     if math.isfinite(y): return y
-    raise bad_line(path, n, f"label {s!r} is not a finite number; correct it or remove the line")
+    raise bad_line(path, n, f"label {s[:40]!r} is not a finite number; correct it or remove the line")
 
-def number_amounts(rows:list, path, names:list=None)->Labelled: # As `number_labels`
+def number_amounts(rows:list, path, names:list=None, skip:list=None)->Labelled: # As `number_labels`
     "Check every amount"
-    ys,ids = [amount(l, path, n) for n,_,l in rows], {l for *_,l in rows}; K = len(ids)
+    rows = list(each(rows, lambda n,t,l: (n, t, l, amount(l, path, n)), skip, BadInput(f'{path}: holds no amounts')))
+    ids = {l for *_,l,_ in rows}; K = len(ids)
     if not names and K > 1 and ids == {str(i) for i in range(K)}:
-        n,_,l = rows[0]; why = f"label {l!r}: all labels are whole numbers 0 to {K-1}, as of classes"
+        n,_,l,_ = rows[0]; why = f"label {l!r}: all labels are whole numbers 0 to {K-1}, as of classes"
         raise bad_line(path, n, f"{why}; read them with Classification, or write 0.0 for an amount")
-    return Labelled([t for _,t,_ in rows], ys, list(names or ['value']))
+    return Labelled([t for _,t,*_ in rows], [y for *_,y in rows], list(names or ['value']))
 
 class Regression(Classification):
     "Texts and eq 10a.5's $y$"
@@ -239,7 +240,7 @@ class Regression(Classification):
         r = {f.__name__[:-1]: 0. if flat else float(f(y, z).statistic) for f in (stats.pearsonr,stats.spearmanr)}
         return r | dict(mse=float(((y - z)**2).mean()))
 
-# %% ../../nbs/10a_tasks_classification.ipynb #2491709e
+# %% ../../nbs/10a_tasks_classification.ipynb #54fa8097
 CLASSIFIERS = {c.problem: c for c in (Classification,MultiLabel,Regression)}
 
 @patch(cls_method=True)
@@ -248,7 +249,7 @@ def names_of(cls:Classification, config, path, n, label)->list:
     if problem(config) == cls.problem: return [config.id2label[i] for i in range(config.num_labels)]
     other = CLASSIFIERS[problem(config)]
     why = f"the model has num_labels={config.num_labels} for {other.problem}"
-    raise bad_line(path, n, f"label {label!r} is read for {cls.problem}, but {why}; "
+    raise bad_line(path, n, f"label {label!r:.60} is read for {cls.problem}, but {why}; "
                             f"read the file with {other.__name__}, or use a model without a classifier")
 
 @patch(cls_method=True)
@@ -257,11 +258,12 @@ def read(cls:Classification,
     names:list=None,       # Class names of training; those of the file when absent
     config=None,           # Or the config of the classifier that shall answer
     text:str='text', label:str='label', text2:str='text2', # Columns; `text2` is used if it is there
+    encoding:str='utf-8', skip:list=None, # Of text files; where bad rows go, which are raised when absent
 )->Classification:
     "A labelled file as a task"
-    rows = list(read_examples(read_rows(path, (text,label)), path, text, text2, label, cls.cell))
+    rows = list(read_examples(read_rows(path, (text,label), encoding, skip), path, text, text2, label, cls.cell, skip))
     if config: names = cls.names_of(config, path, rows[0][0], rows[0][2])
-    return cls(cls.number(rows, path, names), tok, T)
+    return cls(cls.number(rows, path, names, skip), tok, T)
 
 def check_texts(items)->list: # Strings, or pairs of strings
     "Refuse what is neither"

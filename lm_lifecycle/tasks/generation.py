@@ -10,7 +10,7 @@ __all__ = ['CODE', 'FORMS', 'METRICS', 'BESIDE', 'Sources', 'several', 'read_sou
            'corpus_scores', 'score_texts', 'text_sentences', 'commonest', 'lead', 'centroid', 'ngrams', 'repeated',
            'copied', 'side_by_side']
 
-# %% ../../nbs/10d_tasks_generation.ipynb #216ccf74
+# %% ../../nbs/10d_tasks_generation.ipynb #b82b3c5f
 import functools, re, warnings
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -25,10 +25,10 @@ from ..autoregressive import next_token
 from ..core import BadInput, IGNORE, Plan, View, amp, order, plan, uniform
 from ..network import BEFORE, quiet, ready
 from .classification import Task
-from ..text import bad_line, docs, read_cell, read_rows, sections
+from ..text import bad_line, docs, each, read_cell, read_rows, sections
 from ..tokens import Vocab, encode, pad
 
-# %% ../../nbs/10d_tasks_generation.ipynb #b64fb9ee
+# %% ../../nbs/10d_tasks_generation.ipynb #dd1b377d
 @dataclass
 class Sources:
     sources:list # What is read, N strings
@@ -45,17 +45,17 @@ def several(v): return isinstance(v, list) and len(v) > 0 and all(isinstance(t, 
 def read_sources(
     path, # A tsv, csv, jsonl or parquet file, `.gz` or not
     source:str='source', target:str='target', # Columns; a jsonl target may be a list of texts
+    encoding:str='utf-8', skip:list=None, # Of text files; where bad rows go, which are raised when absent
 )->Sources:
     "Pairs of texts, from two columns, or from lines `source<TAB>target`"
-    out = []
-    for n,row in read_rows(path, (source,target)):
+    def one(n, row):
         s,t = read_cell(row, source, path, n), row.get(target)
         t = t if several(t) else read_cell(row, target, path, n)
         for col,v in [(source,s), *((target,v) for v in (t if several(t) else [t]))]:
-            if not v.strip(): raise bad_line(path, n, f"{col!r} is {v!r}, an empty text; fill it or remove the line")
-        out.append((s,t))
-    if not out: raise BadInput(f'{path}: holds no examples; write lines of {source}<TAB>{target}')
-    return Sources(*map(list, zip(*out)))
+            if not v.strip(): raise bad_line(path, n, f"{col!r} is {v[:20]!r}, an empty text; fill it or remove the line")
+        return s, t
+    none = BadInput(f'{path}: holds no examples; write lines of {source}<TAB>{target}')
+    return Sources(*map(list, zip(*each(read_rows(path, (source,target), encoding, skip), one, skip, none))))
 
 # %% ../../nbs/10d_tasks_generation.ipynb #284d8a26
 CODE = re.compile(r'(?m)^\s*(?:>>> |\.\. |```|@|:\w+[^:\n]*:|[A-Z][\w ]*\n={3,})') # Where prose ends
@@ -238,7 +238,7 @@ def by_us(net, src:list, rows:Tensor, vocab:Vocab, new:int, how:Decoding)->list:
     if how.beams == 1: return draw(say, rows, vocab.sep, new, how)
     return beam_search(say, len(rows), vocab.sep, new, how, rows.device)
 
-# %% ../../nbs/10d_tasks_generation.ipynb #fb7b3dc1
+# %% ../../nbs/10d_tasks_generation.ipynb #03bb2934
 class Generation(Task):
     "Sources and targets as views: eq 10d.1's $x$ and $y$"
     def __init__(self,
@@ -283,8 +283,8 @@ class Generation(Task):
     def decode(self, texts)->list: return texts
 
     @classmethod
-    def read(cls, path, tok, T=128, source='source', target='target', **kw):
-        return cls(read_sources(path, source, target), tok, T, **kw)
+    def read(cls, path, tok, T=128, source='source', target='target', encoding='utf-8', skip=None, **kw):
+        return cls(read_sources(path, source, target, encoding, skip), tok, T, **kw)
 
     @classmethod
     def raw(cls, items, tok, T=128, config=None, **kw): # Strings

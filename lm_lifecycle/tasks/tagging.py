@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PREFIXED', 'TAG_COLUMNS', 'MARKED', 'MARKUP', 'PROSE_WORD', 'UNSAID', 'SENTENCE', 'scheme_of', 'iob2', 'entities',
-           'Tagged', 'read_list', 'read_conll', 'read_sentences', 'check_sentence', 'as_named', 'number_tags',
-           'read_tagged', 'tokenise_words', 'frame', 'pieces', 'Tagging', 'join_words', 'split_words', 'check_words',
-           'names_in', 'entity_scores', 'Mistake', 'mistakes', 'tag_confusion', 'prose', 'words_of', 'types_in',
-           'lexicon', 'tag_sentence', 'tag_prose', 'docstring_sets', 'docstring_tags', 'commonest_tags', 'word_shape',
-           'word_features', 'logistic_tags']
+           'Tagged', 'read_list', 'word_and_tag', 'read_conll', 'read_sentences', 'check_sentence', 'as_named',
+           'number_tags', 'read_tagged', 'tokenise_words', 'frame', 'pieces', 'Tagging', 'join_words', 'split_words',
+           'check_words', 'names_in', 'entity_scores', 'Mistake', 'mistakes', 'tag_confusion', 'prose', 'words_of',
+           'types_in', 'lexicon', 'tag_sentence', 'tag_prose', 'docstring_sets', 'docstring_tags', 'commonest_tags',
+           'word_shape', 'word_features', 'logistic_tags']
 
-# %% ../../nbs/10b_tasks_tagging.ipynb #47541175
+# %% ../../nbs/10b_tasks_tagging.ipynb #a1395b58
 import functools, re
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -26,7 +26,7 @@ from torch.nn.functional import one_hot
 from ..core import BadInput, IGNORE, Plan, View, order
 from ..network import label_names
 from .classification import Task, confusion, outputs
-from ..text import SOURCES, bad_line, class_names, clusters, corpus, known, read_lines, read_rows, sections, suffix
+from ..text import SOURCES, bad_line, brief, class_names, clusters, corpus, each, known, read_lines, read_rows, sections, suffix
 from ..tokens import UNSPACED, Vocab, bare, pad
 
 # %% ../../nbs/10b_tasks_tagging.ipynb #fdf53439
@@ -85,45 +85,51 @@ class Tagged:
         return Tagged([self.words[i] for i in rows], self.tags and [self.tags[i] for i in rows], self.names, self.scheme)
     def sample(self, k, seed=0): return self.pick(order((seed,'sample'), len(self))[:k].tolist()) # Any `k` sentences
 
-# %% ../../nbs/10b_tasks_tagging.ipynb #56d8ad6e
+# %% ../../nbs/10b_tasks_tagging.ipynb #8d31ec14
 TAG_COLUMNS = 'tags','ner_tags','upos','pos_tags'
 
 def read_list(row, col, path, n)->list: # Of strings
     "`row[col]`, or one clear line"
     if col not in row:
-        raise bad_line(path, n, f"no column {col!r} among {', '.join(map(str, row))}; rename one or name another")
+        raise bad_line(path, n, f"no column {col!r} among {brief(row)}; rename one or name another")
     if not isinstance(v := row[col], (list,tuple)):
         raise bad_line(path, n, f'{col!r} is {str(v)[:40]!r}, not a list; write ["one", "two"]')
     if odd := [w for w in v if isinstance(w, bool) or not isinstance(w, (str,int))]:
-        raise bad_line(path, n, f'{col!r} holds {odd[0]!r}, neither text nor a number; correct it')
+        raise bad_line(path, n, f'{col!r} holds {str(odd[0])[:40]}, neither text nor a number; correct it')
     return [str(w) for w in v]
 
-def read_conll(path):
+def word_and_tag(l, path, n)->tuple: # Number, first and last cell
+    cells = l.split('\t') if '\t' in l else re.split(' +', l.strip(' '))
+    if len(cells) < 2: raise bad_line(path, n, f'{l[:40]!r} is one column; write a word, a tab and its tag')
+    return n, cells[0], cells[-1].strip()
+
+def read_conll(path, encoding='utf-8', skip=None):
     "Yield line numbers, words and tags of each sentence"
-    rows = []
-    for n,l in chain(read_lines(path), [(0,'')]):
-        if l.strip() and not l.startswith('-DOCSTART-'):
-            cells = l.split('\t') if '\t' in l else re.split(' +', l.strip(' '))
-            if len(cells) < 2: raise bad_line(path, n, f'{l[:40]!r} is one column; write a word, a tab and its tag')
-            rows.append((n, cells[0], cells[-1].strip()))
-        elif rows: yield [list(c) for c in zip(*rows)]; rows = []
+    def sentences():
+        ls = []
+        for n,l in chain(read_lines(path, encoding, skip), [(0,'')]):
+            if l.strip() and not l.startswith('-DOCSTART-'): ls.append((n,l))
+            elif ls: yield ls,; ls = []
+    return each(sentences(), lambda ls: [list(c) for c in zip(*(word_and_tag(l, path, n) for n,l in ls))], skip)
 
-def read_sentences(path, words, tags):
+def read_sentences(path, words, tags, encoding='utf-8', skip=None):
     "Yield line numbers, words and tags of each sentence, by the kind of the file"
-    if suffix(path) in ('.txt','.tsv','.conll'): yield from read_conll(path); return
-    for n,row in read_rows(path, (words, tags or TAG_COLUMNS[0])):
+    if suffix(path) in ('.txt','.tsv','.conll'): return read_conll(path, encoding, skip)
+    def one(n, row):
         col = tags or next((c for c in TAG_COLUMNS if c in row), TAG_COLUMNS[0])
-        ws = read_list(row, words, path, n); yield [n]*max(len(ws), 1), ws, read_list(row, col, path, n)
+        ws = read_list(row, words, path, n); return [n]*max(len(ws), 1), ws, read_list(row, col, path, n)
+    return each(read_rows(path, (words, tags or TAG_COLUMNS[0]), encoding, skip), one, skip)
 
-# %% ../../nbs/10b_tasks_tagging.ipynb #5518e4a3
-def check_sentence(ns, words, tags, path):
+# %% ../../nbs/10b_tasks_tagging.ipynb #9628f83f
+def check_sentence(ns, words, tags, path)->tuple: # The same
     "A word at least, and a tag a word"
     if not words: raise bad_line(path, ns[0], 'the sentence is empty; give it words or remove it')
     if len(words) != len(tags):
         why = f"{len(words)} words but {len(tags)} tags in {' '.join(words)[:40]!r}"
         raise bad_line(path, ns[0], f'{why}; give each word one tag')
     for n,w,t in zip(ns, words, tags):
-        if not t: raise bad_line(path, n, f'the tag of {w!r} is empty; fill it')
+        if not t: raise bad_line(path, n, f'the tag of {w[:40]!r} is empty; fill it')
+    return ns, words, tags
 
 def as_named(t, names): return 'I'+t[1:] if t not in names and 'I'+t[1:] in names else t # A model may begin entities with `I-`
 
@@ -131,26 +137,29 @@ def number_tags(
     rows:list,       # Line numbers, words and tags of each sentence
     path,            # Where they are from
     names:list=None, # Tags of training; their own when absent
+    skip:list=None,  # Where bad sentences go; they are raised when absent
 )->Tagged:
     "Check every sentence, write entities in IOB2, and name the tags"
-    if not rows: raise BadInput(f'{path}: holds no sentences; write a word, a tab and its tag a line')
-    for ns,ws,ts in rows: check_sentence(ns, ws, ts, path)
+    none = BadInput(f'{path}: holds no sentences; write a word, a tab and its tag a line')
+    rows = list(each(rows, functools.partial(check_sentence, path=path), skip, none))
     scheme = scheme_of(ts for *_,ts in rows); fixed = [iob2(ts, scheme) if scheme else (ts,0) for *_,ts in rows]
     if not names:
         names = class_names(t for ts,_ in fixed for t in ts)
         if scheme: names = ['O', *(f'{p}-{x}' for x in sorted({t[2:] for t in names} - {''}) for p in 'BI')]
-        if len(names) < 2: raise BadInput(f'{path}: every tag is {names[0]!r}; a tagger needs two or more')
-    tags = [[known(as_named(t, names), names, path, n) for n,t in zip(ns, ts)] for (ns,_,_),(ts,_) in zip(rows, fixed)]
-    return Tagged([ws for _,ws,_ in rows], tags, list(names), scheme, sum(k for _,k in fixed))
+        if len(names) < 2: raise BadInput(f'{path}: every tag is {names[0][:40]!r}; a tagger needs two or more')
+    def named(row, fix): return row[1], [known(as_named(t, names), names, path, n) for n,t in zip(row[0], fix[0])], fix[1]
+    rows = list(each(zip(rows, fixed), named, skip, none))
+    return Tagged([ws for ws,*_ in rows], [ts for _,ts,_ in rows], list(names), scheme, sum(k for *_,k in rows))
 
 def read_tagged(
     path,               # A jsonl or parquet file, or CoNLL columns in a txt, tsv or conll file; `.gz` or not
     names:list=None,    # Tags of training; those of the file when absent
     words:str='tokens', # Column of the words
     tags:str=None,      # Column of the tags; the first of `TAG_COLUMNS` that is there when absent
+    encoding:str='utf-8', skip:list=None, # Of text files; where bad sentences go, which are raised when absent
 )->Tagged:
     "Sentences and their tags"
-    return number_tags(list(read_sentences(path, words, tags)), path, names)
+    return number_tags(read_sentences(path, words, tags, encoding, skip), path, names, skip)
 
 # %% ../../nbs/10b_tasks_tagging.ipynb #4cf386f1
 def tokenise_words(
