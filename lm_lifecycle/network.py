@@ -6,16 +6,20 @@
 __all__ = ['SIZES', 'FAMILIES', 'DROPOUT', 'BEFORE', 'STREAM', 'LAST', 'HEADS', 'AUTO', 'OWN', 'HEADED', 'SEEING', 'Size',
            'fitting', 'config', 'LinearNLL', 'asked', 'cast', 'lm_loss', 'wide', 'cls_loss', 'span_loss', 'value_loss',
            'double', 'tiny', 'lm_check', 'cls_check', 'span_check', 'value_check', 'only_asked', 'RMS', 'RMSNorm',
-           'causal', 'ready', 'Known', 'stacks', 'swapped', 'above', 'Net', 'quiet', 'auto', 'build', 'dropouts',
-           'load', 'label_names', 'to_hf', 'influence', 'may', 'Leaks', 'leaks', 'fits']
+           'causal', 'ready', 'Known', 'stacks', 'swapped', 'above', 'drop', 'Dropping', 'Net', 'quiet', 'auto',
+           'build', 'dropouts', 'weight_files', 'vet', 'open_config', 'no_model', 'load', 'label_names', 'to_hf',
+           'influence', 'may', 'Leaks', 'leaks', 'fits']
 
-# %% ../nbs/06_network.ipynb #4475ef53
+# %% ../nbs/06_network.ipynb #bf5a3969
 import contextlib, copy, math
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers.utils import logging
 from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining,
                           AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification,
@@ -24,8 +28,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from .autoencoding import nll
 from .autoregressive import may_look, minus_log_p
-from .core import BadInput, IGNORE, Loss, View, apart, formula, is_asked, plan, seed_torch, uniform
-from .tokens import Vocab
+from .core import BadInput, IGNORE, Loss, Unsafe, View, apart, formula, is_asked, plan, seed_torch, uniform
+from .tokens import PICKLED, Vocab, fetched, first_line, inside, read_json, tensor_header, vet_settings
 
 # %% ../nbs/06_network.ipynb #abd1f8ef
 @dataclass(frozen=True)
@@ -273,7 +277,19 @@ def above(model, below:int, h=None): # How many blocks are done, and what came o
     at = next(n for n,m in base.named_modules() if m is bottom)
     return swapped(base, {name: blocks[below:], at: Known(h)})
 
-# %% ../nbs/06_network.ipynb #e9a6fd15
+# %% ../nbs/06_network.ipynb #dd6b710b
+def drop(x:Tensor, p:float)->Tensor: # `x` with a share `p` of zeros, the rest larger by 1/(1-p)
+    "Dropout, four decisions to a draw"
+    bits = torch.empty((x.numel() + 3)//4, dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:x.numel()].view(x.shape)
+    return x*(bits >= round(p*2**16) - 2**15).to(x.dtype).mul_(1/(1 - p))
+
+class Dropping(TorchFunctionMode):
+    "Have `drop` do what `F.dropout` is asked for on a CPU"
+    def __torch_function__(self, f, types, args=(), kw=None):
+        kw = kw or {}; asked = f is F.dropout and kw['training'] and 0 < kw['p'] < 1 and args[0].device.type == 'cpu'
+        return drop(args[0], kw['p']) if asked else f(*args, **kw)
+
+# %% ../nbs/06_network.ipynb #912a8aa2
 class Net(nn.Module):
     "A `transformers` model that reads a view and returns one `Loss` a head"
     def __init__(self, model):
@@ -289,7 +305,7 @@ class Net(nn.Module):
 
     def forward(self, view:View)->dict: # Head → `Loss`
         model = self.model; run = model.base_model if 'lm' in view.labels and model.config.model_type in STREAM else model
-        with only_asked(model, view), above(model, self.below, view.hidden): out = run(**ready(model, view))
+        with only_asked(model, view), above(model, self.below, view.hidden), Dropping(): out = run(**ready(model, view))
         return {head: HEADS[head](model, out, y, view.inputs.get('attention_mask')) for head,y in view.labels.items()}
 
 # %% ../nbs/06_network.ipynb #49f448e6
@@ -301,7 +317,7 @@ def quiet():
     try: yield
     finally: logging.set_verbosity(level); shown and logging.enable_progress_bar()
 
-# %% ../nbs/06_network.ipynb #066894ce
+# %% ../nbs/06_network.ipynb #cd2f78c2
 AUTO = dict(mlm=AutoModelForMaskedLM, nsp=AutoModelForPreTraining, dae=AutoModelForMaskedLM, clm=AutoModelForCausalLM,
             plm=AutoModelForMaskedLM, cls=AutoModelForSequenceClassification)
 OWN = dict(modernbert=AutoModelForMaskedLM, llama=AutoModelForCausalLM, gpt2=AutoModelForCausalLM, xlnet=AutoModelForCausalLM,
@@ -329,23 +345,52 @@ def build(
 def dropouts(c)->list: # A config's names for its dropout rates
     return DROPOUT.get(c.model_type) or [k for k,v in c.to_dict().items() if 'drop' in k and isinstance(v, float)]
 
+# %% ../nbs/06_network.ipynb #069a89ad
+def weight_files(folder:Path)->list: # Names; of a pickle only if there is nothing else
+    "What the weights would be read from"
+    named,there = read_json(folder/'config.json').get('transformers_weights'), sorted(f.name for f in folder.iterdir())
+    own = [n for n in ('model.safetensors','model.safetensors.index.json') if n in there] or [n for n in there if Path(n).suffix in PICKLED]
+    first = [named] if named else own[:1]
+    if not str(*first).endswith('.index.json'): return first
+    shards = read_json(inside(folder, *first)).get('weight_map')
+    return [*dict.fromkeys(shards.values())] if isinstance(shards, dict) else []
+
+def vet(folder)->Path: # The same
+    "Refuse a model that could run code, or lead elsewhere, before it is opened"
+    folder = Path(folder); vet_settings(folder)
+    if (folder/'adapter_config.json').exists(): raise BadInput(f"{folder}: holds an adapter to a model; merge the two, and give what that saves")
+    for name in weight_files(folder):
+        f = inside(folder, name)
+        if f.suffix != '.safetensors': raise Unsafe(f"{f}: may run code when it is opened; use weights saved as safetensors")
+        tensor_header(f)
+    return folder
+
+# %% ../nbs/06_network.ipynb #fb552b1d
+def open_config(
+    path, # A folder, or a name on the hub
+): # A `transformers` config
+    "The settings of a model that has been vetted"
+    folder = vet(fetched(path))
+    try: return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as e: raise no_model(path, e) from e
+
+def no_model(path, e)->BadInput:
+    return BadInput(f"{path}: no model to load ({first_line(e)}); give a hub name or a folder with config.json and model.safetensors")
+
 def load(
     kind:str,    # As `build`
-    path:str,    # Folder or hub name
+    path,        # Folder or hub name
     seed:int=0, dropout:float=None, attn:str=None, **kw, # As `build`; dropout as saved when absent
 )->Net:
     "A network with the weights of `path`"
+    c = open_config(path); cls = auto(kind, c.model_type)
+    kw |= dict(attn_implementation='eager' if c.model_type == 'xlnet' else attn or plan().attn)
+    if getattr(c, 'pad_token_id', None) is None: kw |= dict(pad_token_id=getattr(c, 'eos_token_id', None)) # GPT-2 has none, and pads with the end
+    if dropout is not None: kw |= {k:dropout for k in dropouts(c)}
     seed_torch((seed,'init'))
     try:
-        c = AutoConfig.from_pretrained(path); cls = auto(kind, c.model_type)
-        kw |= dict(attn_implementation='eager' if c.model_type == 'xlnet' else attn or plan().attn)
-        if getattr(c, 'pad_token_id', None) is None: kw |= dict(pad_token_id=c.eos_token_id) # GPT-2 has none, and pads with the end
-        if dropout is not None: kw |= {k:dropout for k in dropouts(c)}
-        with quiet(): model = cls.from_pretrained(path, use_safetensors=True, **kw)
-    except (OSError,ValueError) as e:
-        raise BadInput(f"{path}: no model to load ({str(e).splitlines()[0]}); "
-                       "give a hub name or a folder with config.json and model.safetensors") from e
-    return Net(model)
+        with quiet(): return Net(cls.from_pretrained(fetched(path), use_safetensors=True, trust_remote_code=False, **kw))
+    except Exception as e: raise no_model(path, e) from e
 
 def label_names(names:list)->dict: # What a classifier's config wants to know about its classes
     return dict(num_labels=len(names), id2label=dict(enumerate(names)), label2id={n:i for i,n in enumerate(names)})
