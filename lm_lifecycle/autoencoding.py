@@ -4,9 +4,9 @@ r"""Spoil the text, then ask for it back: $\mathcal L_{AE}$"""
 
 # %% auto #0
 __all__ = ['UNITS', 'GEOMETRIC', 'MIXES', 'NOISES', 'NOISY', 'each_token', 'force', 'need_mask', 'mlm', 'whole_word', 'spans',
-           'rank', 'cover', 'whole_span', 'masked_strip', 'nll', 'standin', 'surprise', 'case', 'nll_check',
-           'mlm_check', 'own', 'mask_tokens', 'delete_tokens', 'runs', 'piece', 'permute_sentences', 'rotate_document',
-           'poisson', 'infill', 'corrupt', 'noise_strip', 'prefix_lm', 'dae', 'dae_check', 'Pairs', 'nsp', 'nsp_check']
+           'nth', 'cover', 'whole_span', 'masked_strip', 'nll', 'standin', 'surprise', 'case', 'nll_check', 'mlm_check',
+           'own', 'mask_tokens', 'delete_tokens', 'runs', 'piece', 'permute_sentences', 'rotate_document', 'poisson',
+           'infill', 'corrupt', 'noise_strip', 'prefix_lm', 'dae', 'dae_check', 'Pairs', 'nsp', 'nsp_check']
 
 # %% ../nbs/04_autoencoding.ipynb #46faa7a4
 import math
@@ -70,7 +70,7 @@ def whole_word(x, ok, vocab, key, rows, p):
 
 UNITS['word'] = whole_word
 
-# %% ../nbs/04_autoencoding.ipynb #e52ba65c
+# %% ../nbs/04_autoencoding.ipynb #cd596dd5
 GEOMETRIC = np.r_[0, np.cumsum(.8**np.arange(10)/sum(.8**np.arange(10)))[:-1]] # Chance of less than 1, 2, … 10
 
 def spans(
@@ -87,7 +87,7 @@ def spans(
     g = np.where(k <= gaps, v*(gaps - k + 1) + np.arange(l.shape[1]), v*gaps)
     return g.astype(int) + l.cumsum(1) - l, l, used
 
-def rank(r): return np.arange(len(r)) - np.searchsorted(r, r) # How many of its row come before each token
+def nth(r): return np.arange(len(r)) - np.searchsorted(r, r) # How many of its row come before each token
 
 def cover(u, r, ok, p, cdf): # `r`: the row of each token, rows laid end to end
     "Tokens covered, the span of each; each span's row, length, the token it begins at (or, at a row's end, follows)"
@@ -101,7 +101,7 @@ def whole_span(x, ok, vocab, key, rows, p):
     "A draw below `p` for each token of a span, the same for all of them"
     B,T = x.shape; u = np.ones(B*T); w = uniform((*key,'span'), rows, 3*T).numpy()
     i,k,b,*_ = cover(w[:,T:], np.arange(B).repeat(T), ok.ravel(), p, GEOMETRIC)
-    u[i] = p*w[b, rank(b)][k]
+    u[i] = p*w[b, nth(b)][k]
     return u.reshape(B, T)
 
 UNITS['span'] = whole_span
@@ -178,10 +178,10 @@ def mlm_check(B, T, V, seed):
 
 formula(mlm, r'-\sum_{(b,t)\in\mathcal M}\log p_\theta(x_{bt}\mid\tilde x_b)', 'Devlin et al. 2019, §3.1', mlm_check)
 
-# %% ../nbs/04_autoencoding.ipynb #3df5c010
+# %% ../nbs/04_autoencoding.ipynb #d0309f12
 def own(u, r):
     "The draw of each token: its place in its row says which"
-    return u[r, rank(r)]
+    return u[r, nth(r)]
 
 def mask_tokens(x, r, u, vocab, p, lam):
     "Each becomes `[MASK]` with chance `p`"
@@ -215,7 +215,7 @@ def rotate_document(x, r, u, vocab, p, lam):
     j = np.where(ok, s + (t - s + (own(u, r)[s]*n).astype(int))%n, t)
     return x[j], j
 
-# %% ../nbs/04_autoencoding.ipynb #75ce8e28
+# %% ../nbs/04_autoencoding.ipynb #4a0ed4f3
 def poisson(lam):
     "Chance of at most 0, 1, …"
     return np.cumsum([*accumulate(range(1, int(8*lam) + 30), lambda q,k: q*lam/k, initial=math.exp(-lam))])
@@ -226,7 +226,7 @@ def infill(x, r, u, vocab, p, lam):
     head = np.ones(len(i), bool); head[1:] = (np.diff(i) != 1) | (np.diff(k) != 0) # A special token cuts a span in two
     x,stays = x.copy(), np.ones(len(x), bool); x[i[head]] = vocab.mask; stays[i[~head]] = False
     j,new,b = np.flatnonzero(stays), l == 0, b[l == 0]
-    fits = rank(b) < (T - np.bincount(r[j], minlength=len(u)))[b]
+    fits = nth(b) < (T - np.bincount(r[j], minlength=len(u)))[b]
     at,end = at[new][fits], end[new][fits]; o = np.r_[2*j, 2*at + np.where(end, 1, -1)].argsort(kind='stable')
     return np.r_[x[j], np.full(len(at), vocab.mask)][o], np.r_[j, at][o]
 
@@ -245,7 +245,7 @@ def corrupt(
     if {'mask','infill'} & set(noises): need_mask(vocab)
     for k,name in enumerate(noises):
         xt,j = NOISES[name](xt, at//T, uniform((*key,k,name), rows, 2*T).numpy(), vocab, p, lam); at = at[j]
-    r = at//T; t = rank(r); S = min(-(-(t.max(initial=0) + 1)//8)*8, T)
+    r = at//T; t = nth(r); S = min(-(-(t.max(initial=0) + 1)//8)*8, T)
     out,found = np.full((B,S), vocab.pad or 0), np.full((B,S), -1); out[r,t],found[r,t] = xt,at%T
     return torch.from_numpy(out), torch.from_numpy(found)
 

@@ -20,7 +20,7 @@ from .core import BadInput, IGNORE, Loss, Plan, View, amp, plan, uniform
 from .network import ready
 from .tokens import Vocab, encode, pad
 
-# %% ../nbs/07_evaluation.ipynb #15a48203
+# %% ../nbs/07_evaluation.ipynb #b6a5ab32
 @torch.no_grad()
 def evaluate(
     net,         # Reads a view, returns head → `Loss`
@@ -28,7 +28,7 @@ def evaluate(
     p:Plan=None, # Device and precision; `core.plan()` when absent
 )->dict: # Head → `Loss` over all views
     "Eq 0.1 over a corpus"
-    p = p or plan(); training,losses = net.training, {}; net.eval()
+    p = p or plan(); training,losses = net.training, {}; net.to(p.device).eval()
     for v in views:
         with amp(p): out = net(v.to(p.device))
         losses = {h: losses.get(h, Loss()) + Loss(float(l.sum), l.n) for h,l in out.items()}

@@ -6,27 +6,26 @@
 __all__ = ['SCALES', 'LIVES', 'Scale', 'held_out', 'unlabelled', 'labelled', 'when', 'guesses', 'write', 'say', 'same_life',
            'Life', 'peak_memory', 'table', 'dots', 'curve', 'took', 'report', 'usable', 'life']
 
-# %% ../nbs/20_life.ipynb #ce6aa346
+# %% ../nbs/20_life.ipynb #ee505616
 import json, math, resource, sys, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from fastcore.basics import patch
-from transformers import AutoTokenizer
 
 from . import __version__
 from .autoencoding import mlm
 from .autoregressive import clm, next_token
 from .core import BadInput, IGNORE, Mismatch, atomic, digest, order, plan, rows_at, uniform, write_json
-from .display import bars, curves, escape, page, png, predictions_html, table_html
+from .display import bars, curves, page, png, predictions_html, quoted, table_html
 from .evaluation import bits_per_byte, evaluate, majority, over_seeds, perplexity, tfidf
 from .finetuning import finetune
 from .network import SIZES, Size, build, label_names, load
 from .pretraining import machine, save_model, versions
 from .tasks.classification import Classification, accuracy, predict
 from .text import docs, fingerprint, read_labelled, read_texts, which_library
-from .tokens import Vocab, blocks, token_bytes, train_tokenizer
+from .tokens import Vocab, blocks, open_tokenizer, token_bytes, train_tokenizer
 from .training import Recipe, differences, locked, train
 
 # %% ../nbs/20_life.ipynb #8183cf92
@@ -44,25 +43,26 @@ class Scale:
 SCALES = dict(tiny=Scale(SIZES['tiny'], 800, 200), small=Scale(SIZES['small'], 4000, 1000, lr=1e-3, tune_lr=3e-4),
               base=Scale(SIZES['base'], 20000, 20000, B=128, lr=5e-4, tune_lr=5e-5))
 
-# %% ../nbs/20_life.ipynb #9e86a53d
+# %% ../nbs/20_life.ipynb #fdc92793
 def held_out(n:int, seed:int, share=.1)->tuple: # Row numbers kept, and held out
     i = order((seed,'split'), n).tolist(); cut = max(round(n*share), 1)
     return sorted(i[cut:]), sorted(i[:cut])
 
-def unlabelled(files=None, seed=0)->dict: # `name`, `fingerprint`, texts of `train` and `valid`
-    "The user's text files, or the installed documentation"
+def unlabelled(
+    files=None, seed=0, # The user's text files; the installed documentation when absent
+    valid=None, share=.1, **kw, # Held-out files; when absent, this share of the texts; as `read_texts`
+)->dict: # `name`, `fingerprint`, `language` if known, texts of `train` and `valid`
+    "What to read, and what to hold out"
     if not files:
-        sides = {s: [d.text for d in docs(s)] for s in ('train','valid')}
-        name = 'the installed documentation'
-        return dict(name=name, where=name, fingerprint=fingerprint(docs()), **sides)
-    texts = read_texts(files)
-    if len(texts) < 20: texts = [t[i:i+2000] for t in texts for i in range(0, len(t), 2000)]
-    if len(texts) < 2:
-        raise BadInput(f"{files[0]}: {len(texts[0])} characters, too few tokens to learn from and hold some out; give more text")
-    keep,held = held_out(len(texts), seed)
-    name,where = (', '.join(map(f, files)) for f in (lambda p: Path(p).name, str))
-    return dict(name=name, where=where, fingerprint=digest(*texts)[:12],
-                train=[texts[i] for i in keep], valid=[texts[i] for i in held])
+        sides = {s: [d.text for d in docs(s)] for s in ('train','valid')}; name = 'the installed documentation'
+        return dict(name=name, where=name, language='en', fingerprint=fingerprint(docs())) | sides | (dict(valid=read_texts(valid, **kw)) if valid else {})
+    texts = read_texts(files, **kw); name,where = (', '.join(map(f, files)) for f in (lambda p: Path(p).name, str))
+    if not valid and len(texts) < 20: texts = [t[i:i+2000] for t in texts for i in range(0, len(t), 2000)]
+    if not valid and len(texts) < 2:
+        raise BadInput(f"{where}: {len(texts[0])} characters, too few tokens to learn from and hold some out; give more text")
+    keep,held = (range(len(texts)), ()) if valid else held_out(len(texts), seed, share)
+    return dict(name=name, where=where, language=None, fingerprint=digest(*texts)[:12], train=[texts[i] for i in keep],
+                valid=read_texts(valid, **kw) if valid else [texts[i] for i in held])
 
 def labelled(file=None, seed=0, most=2000)->tuple: # Training and test `Labelled`, and a name
     "The user's labelled file, a fifth of it held out, or the which-library set"
@@ -136,12 +136,12 @@ class Life:
             write_json(path, dict(found, seconds=round(time.perf_counter() - t0, 2)))
         return json.loads(path.read_bytes())
 
-# %% ../nbs/20_life.ipynb #45490deb
+# %% ../nbs/20_life.ipynb #378481cf
 @patch
 def prepare(self:Life)->dict: # Vocabulary; documents, blocks and tokens of each side
     "Train the tokenizer; cut the text into blocks; only then write to the folder"
     path = self.out/'tokenizer'; say('tokenizer and blocks')
-    if path.exists(): self.tok = AutoTokenizer.from_pretrained(path)
+    if path.exists(): self.tok = open_tokenizer(path)
     else: self.tok = train_tokenizer(self.corpus['train'], self.s.size.vocab)
     self.vocab = Vocab.of(self.tok)
     try: self.blocks = {k: blocks(self.corpus[k], self.tok, self.s.size.T) for k in ('train','valid')}
@@ -187,7 +187,7 @@ def measure(self:Life, net, kind:str, held:list)->dict: # Loss, perplexity, bits
     y = torch.cat([v.labels['lm'] for v in held]); n_bytes = int(token_bytes(self.tok)[y[y != IGNORE]].sum())
     return found | {'bits per byte': bits_per_byte(loss, n_bytes)}
 
-# %% ../nbs/20_life.ipynb #1d8ba78c
+# %% ../nbs/20_life.ipynb #d132822e
 LIVES = dict(mlm='BERT pre-trained by masked language modelling',
              clm='The same network, reading left to right: causal language modelling')
 
@@ -203,12 +203,12 @@ def pretrain(self:Life, kind:str, steps:int)->dict: # Losses, curves, guesses
     h = train(net, batch, Recipe(steps, lr=s.lr, seed=self.seed), out=self.out/'checkpoints'/kind, run=self.run,
               probe=probe, probe_at=when(steps), desc=f'{kind} pre-training')
     found = dict(steps=steps, tokens=steps*min(s.B, n)*s.size.T, **self.measure(net, kind, held))
-    save_model(net, self.tok, self.out/kind, kind, f'{LIVES[kind]} on {name}.', name, found)
+    save_model(net, self.tok, self.out/kind, kind, f'{LIVES[kind]} on {name}.', name, found, language=self.corpus['language'])
     return dict(found, train=[x['loss']['lm'] for x in h if 'loss' in x],
                 watched=[{k: x[k] for k in ('step','valid','guesses')} for x in h if 'valid' in x],
                 written=write(net, self.tok, self.prompt()) if kind == 'clm' else None)
 
-# %% ../nbs/20_life.ipynb #4c3a5076
+# %% ../nbs/20_life.ipynb #52b24e91
 @patch
 def tune(self:Life, k:int, seed:int, pretrained:bool, out=None)->dict: # Accuracy on the test set
     "One cell of the comparison"
@@ -219,7 +219,7 @@ def tune(self:Life, k:int, seed:int, pretrained:bool, out=None)->dict: # Accurac
                  desc=f"{k} labels a class, seed {seed}, {'pre-trained' if pretrained else 'from scratch'}")
     acc = accuracy(predict(net, test), test.y)
     what = f'A classifier of {self.task} ({k} labels a class).'
-    if out: save_model(net, self.tok, self.out/out, 'cls', what, self.corpus['name'], asdict(acc))
+    if out: save_model(net, self.tok, self.out/out, 'cls', what, self.corpus['name'], asdict(acc), language=self.corpus['language'])
     return dict(accuracy=acc.mean, loss=[x['loss']['cls'] for x in h if 'loss' in x])
 
 # %% ../nbs/20_life.ipynb #e6f14d07
@@ -292,18 +292,17 @@ def took(m:dict)->list: # Rows: what, value
     found['bits per byte, held out'] = round(m['clm']['bits per byte'], 3)
     return [[k, json.dumps(v) if isinstance(v, dict) else v] for k,v in found.items()]
 
-# %% ../nbs/20_life.ipynb #3a2e182f
+# %% ../nbs/20_life.ipynb #e377a1ce
 def report(m:dict)->str: # HTML
     "All of `metrics.json` that a person wants to see"
     guessed = predictions_html(m['shown'], [(w['step'], w['guesses']) for w in m['mlm']['watched']])
-    written = f"<blockquote>{escape(m['clm']['written'])}</blockquote>"
     accuracies = table_html(*table(m), 'Accuracy over seeds with 95 % intervals')
     sections = {
         'Does pre-training pay?': png(dots(m), 'Accuracies with intervals, as in the table below') + accuracies,
         'Learning to fill gaps': png(curve(m, 'mlm'), 'Masked language modelling: loss against step') + guessed,
-        'Learning to go on': png(curve(m, 'clm'), 'Causal language modelling: loss against step') + written,
+        'Learning to go on': png(curve(m, 'clm'), 'Causal language modelling: loss against step') + quoted(m['clm']['written']),
         'What it took': table_html(took(m), ['what','value'])}
-    return page('The life of a language model', ''.join(f'<h2>{escape(h)}</h2>{s}' for h,s in sections.items()))
+    return page('The life of a language model', sections)
 
 # %% ../nbs/20_life.ipynb #a080d8da
 def usable(out:Path, resume:bool):

@@ -7,7 +7,7 @@ __all__ = ['FIELDS', 'ORIGINS', 'PARTLY', 'SEEDS', 'B', 'LR', 'READY', 'LAB_HEAD
            'answerable', 'answering', 'summarisation', 'trunk', 'cell', 'plan_of_lab', 'in_a_process', 'lab_cells',
            'lab', 'picked', 'scores_of', 'mean_cost', 'lab_rows', 'base_rows', 'origin_rows', 'show_pareto']
 
-# %% ../../nbs/12b_lab_grid.ipynb #aec4e1f4
+# %% ../../nbs/12b_lab_grid.ipynb #21e7211d
 import json, multiprocessing, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from matplotlib.ticker import LogLocator
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer
 
 from ..core import BadInput, order, plan, write_json
 from ..display import PENS, figure
@@ -89,7 +88,7 @@ def cell(field:Field, folder, size:Size, origin:str, how:str, seed:int)->dict: #
     found = dict(score=field.test.score(predict(net, field.test)), seconds=took, memory=more)
     return dict(found, **cost(net, task, how, field.steps, B, seed))
 
-# %% ../../nbs/12b_lab_grid.ipynb #340d7053
+# %% ../../nbs/12b_lab_grid.ipynb #7951f1e0
 READY = {} # What a cell's process finds when it starts: the field, and where things are
 
 def plan_of_lab()->list: # (origin, strategy, seed)
@@ -116,7 +115,7 @@ def lab(
     "Tasks × strategies, tasks × origins"
     out,trunks = Path(out),Path(trunks); out.mkdir(parents=True, exist_ok=True); torch.set_num_threads(1)
     if not (trunks/'mlm/config.json').exists(): raise BadInput(f"{trunks}: no trunks here; run lm_lifecycle.pretraining.race('{trunks}') first")
-    tok,c = AutoTokenizer.from_pretrained(trunks/'mlm'), json.loads((trunks/'mlm/config.json').read_text())
+    tok,c = open_tokenizer(trunks/'mlm'), json.loads((trunks/'mlm/config.json').read_text())
     size = Size(c['num_hidden_layers'], c['hidden_size'], c['vocab_size'], c['max_position_embeddings']); r = {}
     for name,f in FIELDS.items():
         field = f(tok, T, n//2 if name == 'summarisation' else n); base = [field.base(s) for s in range(SEEDS)]
