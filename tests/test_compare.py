@@ -6,9 +6,10 @@ import numpy as np, pytest, torch
 from transformers import AutoModel, BartConfig, BartModel, T5Config, T5Model
 from conftest import write_rows
 
+from lm_lifecycle.cli import compare as command
 from lm_lifecycle.core import BadInput
 from lm_lifecycle.lab import compare as lab
-from lm_lifecycle.lab.compare import called, choice, compare_rows, held_most, opened, peak, room, sides, speed
+from lm_lifecycle.lab.compare import called, choice, compare_rows, held_most, opened, peak, reach, sides, speed
 from lm_lifecycle.network import Size, build, quiet
 from lm_lifecycle.pretraining import features
 from lm_lifecycle.tokens import Vocab, bare
@@ -31,12 +32,13 @@ def file(tmp_path_factory, labels): return write_rows(tmp_path_factory.mktemp('l
 def refused(answer, *names):
     code,_,err = answer; assert code == 2 and len(err.splitlines()) == 1 and all(str(n) in err for n in names), answer
 
-def test_the_command(cli, folders, file, tmp_path):
-    "Two families of ours and, where it is installed, real weights; the table, the JSON and the choice agree"
+def test_the_command(cli, folders, file, monkeypatch):
+    "Two families of ours and, where it is installed, real weights; the table, the figures and the choice agree"
     ballast = torch.ones(2**27) # What this process holds is not theirs
     names = [str(folders/'bert'), str(folders/'gpt2'), *([str(minilm())] if minilm() else [])]
-    code,out,err = cli('compare', *names, '--labels', file, '--k', 4, '--draws', 3, '--json', tmp_path/'c.json')
-    r = json.loads((tmp_path/'c.json').read_text()); cs = {c['name']: c for c in r['checkpoints']}
+    kept = []; real = lab.choice; monkeypatch.setattr(command, 'choice', lambda r: (kept.append(r), real(r))[1])
+    code,out,err = cli('compare', *names, '--labels', file, '--k', 4, '--draws', 3)
+    r = json.loads(json.dumps(kept[0])); cs = {c['name']: c for c in r['checkpoints']}
     assert code == 0 and list(cs) == names and all(len(row) == len(lab.COMPARE_HEAD) for row in compare_rows(r))
     for n,c in cs.items():
         assert c['bytes'] == (Path(n)/'model.safetensors').stat().st_size and len(c['scores']) == 3
@@ -48,6 +50,12 @@ def test_the_command(cli, folders, file, tmp_path):
     real = cs[names[2]]
     assert np.mean(real['scores']) > np.mean(small['scores']) and np.mean(real['scores']) > np.mean(r['baselines']['majority'])
     assert real['peak_memory'] > small['peak_memory'] and real['texts_per_second'] < small['texts_per_second']
+
+def test_json(cli, monkeypatch):
+    "All figures as one object, and nothing else on standard output"
+    r = dict(result(big=(9,[.9,.92,.91]), small=(3,[.7,.72,.71])), task='t', classes=2, k=4, draws=3, judged_by=5); table = [['big']*8]
+    monkeypatch.setattr(command, 'compare', lambda *a: r); monkeypatch.setattr(command, 'compare_rows', lambda r: table)
+    code,out,_ = cli('compare', 'a', '--json'); assert code == 0 and json.loads(out) == dict(r, choice='big')
 
 def test_folder_without_a_model(cli, tmp_path, file):
     refused(cli('compare', tmp_path, '--labels', file), tmp_path, 'no config.json', 'give')
@@ -89,7 +97,7 @@ def test_sides_share_no_copy(tmp_path, labels):
 def test_features_are_the_mean_state(folders, texts):
     "Text by text, without padding, in float32; longer texts cut at the model's positions"
     for n in ('bert','gpt2'):
-        m,tok = opened(str(folders/n)); T = room(m, tok); some = texts[:5] + [texts[0]*30]; assert T == 60 and (tok.pad_token is None) == (n == 'gpt2')
+        m,tok = opened(str(folders/n)); T = reach(m, tok); some = texts[:5] + [texts[0]*30]; assert T == 60 and (tok.pad_token is None) == (n == 'gpt2')
         for t,f in zip(some, features(m, some, tok, T, B=3)):
             with torch.no_grad(): h = m(input_ids=torch.tensor([tok(t, truncation=True, max_length=T)['input_ids']]))[0][0].mean(0)
             assert torch.nn.functional.cosine_similarity(f, h, dim=0) > .999
@@ -105,7 +113,7 @@ def test_two_stacks(texts, tok, config, cls):
 
 def test_turns(folders, texts, monkeypatch):
     "Models alternate; the first round is not counted"
-    asked = []; monkeypatch.setattr(lab, 'features', lambda m, ts, *a: asked.append((m,len(ts)))); monkeypatch.setattr(lab, 'room', lambda *a: 8)
+    asked = []; monkeypatch.setattr(lab, 'features', lambda m, ts, *a: asked.append((m,len(ts)))); monkeypatch.setattr(lab, 'reach', lambda *a: 8)
     clock = iter([100]*4 + [1,2,4,8]*3); monkeypatch.setattr(lab, 'seconds', lambda f: (f(), next(clock))[1])
     v = speed(dict(a=('a',None), b=('b',None)), texts[:4], rounds=3)
     assert asked == [('a',4),('a',1),('b',4),('b',1)]*4

@@ -3,6 +3,7 @@ import json, re, shutil
 
 import pytest, torch
 from conftest import write_rows
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from lm_lifecycle.core import Mismatch
@@ -26,13 +27,19 @@ def test_folder_opens(born, name, texts):
     z = model(**tok(texts[:3], return_tensors='pt', padding=True, truncation=True, max_length=32)).logits
     assert z.isfinite().all() and z.shape[-1] == (model.config.num_labels if name == 'classifier' else len(tok))
     card = (born[0]/name/'README.md').read_text(encoding='utf-8')
-    assert card.startswith('---\nlibrary_name: transformers') and MODELS[name].__name__ in card
+    assert ModelCard(card).data.library_name == 'transformers' and MODELS[name].__name__ in card
 
 def test_class_names_are_saved(born, labels):
     assert set(AutoModelForSequenceClassification.from_pretrained(born[0]/'classifier').config.id2label.values()) == {f'{EVIL} {l}' for _,l in labels}
 
 def test_no_pickle_is_written(born):
     assert {p.suffix for p in born[0].rglob('*') if p.is_file() and p.name not in ('.lock','.pid')} == {'.json','.safetensors','.html','.md'}
+
+def test_the_command(born, cli, monkeypatch):
+    "A table for people, everything for machines"
+    monkeypatch.setattr('lm_lifecycle.life.life', lambda *a: born[2]); code,out,_ = cli('life', '--out', 'x')
+    assert code == 0 and 'majority class' in out and out.splitlines()[-1].startswith('x/report.html')
+    code,out,_ = cli('life', '--json'); assert code == 0 and json.loads(out) == born[2]
 
 def test_metrics_are_what_is_returned(born): assert json.loads((born[0]/'metrics.json').read_text(encoding='utf-8')) == born[2]
 

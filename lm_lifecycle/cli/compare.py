@@ -11,16 +11,15 @@ if __name__ == '__main__':
     from lm_lifecycle.cli.main import main
     sys.exit(main(['compare', *sys.argv[1:]]))
 
-# %% ../../nbs/21d_cli_compare.ipynb #d70c79e3
-from ..core import write_json
+# %% ../../nbs/21d_cli_compare.ipynb #1d2993da
+from .main import say
 from ..display import table_text
 from ..lab.compare import COMPARE_HEAD, called, choice, compare, compare_rows
 
-# %% ../../nbs/21d_cli_compare.ipynb #d0098552
+# %% ../../nbs/21d_cli_compare.ipynb #59aea8e4
 def run(args): # `lm-lifecycle compare`
-    "Compare, print, keep"
+    "Compare, say"
     r = compare(args.checkpoints, args.labels, args.k, args.draws); best = choice(r)
-    if args.json: write_json(args.json, r)
-    print(f"{r['task']} {r['classes']} classes, {r['k']} labels each, {r['draws']} draws, judged by {r['judged_by']} texts\n")
-    print(table_text(compare_rows(r), COMPARE_HEAD))
-    print(f"\nchoose {called(r).get(best, best)}: the smallest that these draws cannot tell from the best")
+    about = f"{r['task']} {r['classes']} classes, {r['k']} labels each, {r['draws']} draws, judged by {r['judged_by']} texts"
+    chosen = f"choose {called(r).get(best, best)}: the smallest that these draws cannot tell from the best"
+    say(args, dict(r, choice=best), f'{about}\n\n{table_text(compare_rows(r), COMPARE_HEAD)}\n\n{chosen}')

@@ -11,20 +11,18 @@ if __name__ == '__main__':
     from lm_lifecycle.cli.main import main
     sys.exit(main(['finetune', *sys.argv[1:]]))
 
-# %% ../../nbs/21e_cli_finetune.ipynb #71d3d5f6
-from pathlib import Path
-
-from transformers import AutoConfig, AutoTokenizer
-
-from .train import free
-from ..core import BadInput, plan, write_json
+# %% ../../nbs/21e_cli_finetune.ipynb #cbc4f589
+from .train import at_work, finish
+from ..core import BadInput, plan, rank
 from ..finetuning import TASKS, finetune
-from ..network import load
-from ..pretraining import save_model
+from ..network import load, open_config
+from ..pretraining import agree
 from ..tasks.classification import predict
-from ..training import locked, sha256
+from ..text import report_skipped
+from ..tokens import open_tokenizer
+from ..training import sha256
 
-# %% ../../nbs/21e_cli_finetune.ipynb #18e026b7
+# %% ../../nbs/21e_cli_finetune.ipynb #7b91da3e
 COLUMNS = {'token-classification':('words','tags'), 'question-answering':(), 'text2text-generation':('source','target'),
            'text-generation':('source','target')} # Task → what `read` calls them; `text` and `label` for the others
 
@@ -35,19 +33,20 @@ def task_file(args, path, tok, config, train=None): # A `Task`; the one of the t
         raise BadInput(f"--columns: {args.task} has {' and '.join(names) or 'fixed columns'}; give {len(names)}")
     if hasattr(train, 'names'): more = dict(names=train.names)
     if 'generation' in args.task: more = dict(config=config, form='causal' if args.task == 'text-generation' else None)
-    return TASKS[args.task].read(path, tok, args.max_seq_length, **dict(zip(names, args.columns or ())), **more)
+    skip = [] if args.skip_bad_rows else None
+    made = TASKS[args.task].read(path, tok, args.max_seq_length, **dict(zip(names, args.columns or ())), **more, encoding=args.encoding, skip=skip)
+    report_skipped(skip)
+    return made
 
 def run(args): # `lm-lifecycle finetune`
     "Read, tune, judge, save"
-    out,where = Path(args.output_dir), args.model_name_or_path
-    try: config,tok = AutoConfig.from_pretrained(where), AutoTokenizer.from_pretrained(where)
-    except (OSError,ValueError) as e: raise BadInput(f"{where}: no model to tune ({str(e).splitlines()[0]}); give a folder or hub name") from e
+    where,p = args.model_name_or_path, plan(precision=args.precision); config,tok = open_config(where), open_tokenizer(where)
     train = task_file(args, args.train_file, tok, config); test = task_file(args, args.test_file, tok, config, train) if args.test_file else None
-    free(out, args.overwrite_output_dir)
-    with locked(out):
+    with at_work(args, p) as out:
         net = load(train.kind, where, args.seed, args.dropout, **train.head); done = dict(data=sha256(args.train_file), model=str(where))
-        h = finetune(net, train, args.strategy, args.num_train_epochs, 0, args.per_device_train_batch_size, args.learning_rate, args.seed,
-                     p=plan(precision=args.precision), out=out/'checkpoints', run=done)
-        facts = dict(steps=len(h) - 1, **(test.score(predict(net, test)) if test else {}))
-        save_model(net, tok, out, train.kind, f'Tuned for {args.task}, {args.strategy}.', args.train_file, facts); write_json(out/'metrics.json', facts)
-    print(', '.join(f'{k} {v:.4g}' for k,v in facts.items()))
+        agree(net, tok, max(max(t.lengths) for t in (train,test) if t), args.train_file)
+        h = finetune(net, train, args.strategy, args.num_train_epochs, 0, args.batch_size, args.learning_rate, args.seed, args.warmup_ratio,
+                     args.gradient_accumulation_steps, decay=args.weight_decay, p=p, out=out/'checkpoints',
+                     every=args.save_steps, run=done, force=args.force)
+        facts = dict(steps=len(h) - 1, **(test.score(predict(net, test)) if test and not rank() else {}))
+        finish(net, tok, args, train.kind, f'Tuned for {args.task}, {args.strategy}.', [args.train_file], facts)
