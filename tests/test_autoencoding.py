@@ -27,19 +27,6 @@ def between(row, special=lambda i: i < 4):
     for i in row: out.append([]) if special(i) else out[-1].append(i)
     return out
 
-@given(st.permutations(range(30)), st.integers(1, 30), SEEDS, st.sampled_from([*UNITS]))
-def test_masks_are_the_rows_own(rows, B, seed, unit):
-    x,key = ids(30, 20, seed), (seed,'mlm',3); f = lambda r: mlm(x[r], r, VOCAB, key, unit=unit)
-    whole = f(torch.arange(30))
-    for r in torch.tensor(rows).split(B):
-        assert torch.equal(f(r).inputs['input_ids'], whole.inputs['input_ids'][r]) and torch.equal(f(r).labels['lm'], whole.labels['lm'][r])
-
-@given(st.permutations(range(30)), st.integers(1, 30), SEEDS, st.lists(st.sampled_from([*NOISES]), max_size=3))
-def test_noise_is_the_rows_own(rows, B, seed, noises):
-    x,key = ids(30, 20, seed), (seed,'noise',3); f = lambda r: corrupt(x[r], r, VOCAB, key, noises)
-    whole = real(*f(torch.arange(30))[::-1])
-    for r in torch.tensor(rows).split(B): assert real(*f(r)[::-1]) == [whole[i] for i in r]
-
 @pytest.mark.parametrize('unit', UNITS)
 def test_shares_of_a_million_tokens(unit):
     v = Vocab(8000, 0, 2, 3, 4, (0,1,2,3,4), inside=tuple(range(5000, 8000)))

@@ -1,16 +1,14 @@
-"Every objective and loss is its formula: the registry is whole, and every oracle agrees on hundreds of shapes"
+"Every objective and loss is its formula: the registry is whole (that each oracle agrees is line D5 of the battery)"
 import importlib, inspect, json, re
 
 import pytest, torch
-from hypothesis import given, settings, strategies as st
 
 from conftest import ROOT
 from transformers import AutoModel
-from lm_lifecycle.autoencoding import Pairs
 from lm_lifecycle.core import FORMULAS, Loss, View
 from lm_lifecycle.network import FAMILIES, Size, build, load
-from lm_lifecycle.pretraining import RACE, race_rows, view_of
-from lm_lifecycle.tokens import Blocks, Vocab
+from lm_lifecycle.pretraining import RACE, race_rows
+from lm_lifecycle.tokens import Vocab
 
 HOMES = 'core','autoencoding','autoregressive','network'
 VOCAB = Vocab(60, 0, 2, 3, 4, (0,1,2,3,4), stops=(5,6))
@@ -28,29 +26,6 @@ def test_registry_is_whole(): assert set(promised()) - FORMS | {'core.total'} ==
 @pytest.mark.parametrize('name', sorted(FORMULAS))
 def test_formula_and_source(name):
     f = FORMULAS[name]; assert f.tex.count('{') == f.tex.count('}') and re.search(r'\d', f.source)
-
-@pytest.mark.parametrize('name', sorted(FORMULAS))
-@settings(max_examples=500, derandomize=True, deadline=None)
-@given(st.integers(1, 4), st.integers(2, 14), st.integers(8, 40), st.integers(0, 2**31-1))
-def test_oracle(name, B, T, V, seed):
-    assert FORMULAS[name].check(B, T, V, seed) <= 1e-6
-
-class Batches(torch.utils.data.Dataset):
-    "Views of ten rows each"
-    def __init__(self, kind, data): self.kind,self.data = kind,data
-    def __len__(self): return 4
-    def __getitem__(self, i):
-        rows = torch.arange(10*i, 10*i+10)%len(self.data)
-        return view_of(self.kind, self.data, rows, VOCAB, (7,self.kind,1), **(dict(T=16) if self.kind == 'nsp' else {}))
-
-@pytest.mark.parametrize('kind', RACE)
-def test_views_do_not_depend_on_workers(kind):
-    g = torch.Generator().manual_seed(0); x = torch.randint(5, 60, (40,16), generator=g); doc = torch.arange(40)[:,None].expand(40, 16)
-    data = Blocks(x, doc, ''); data = Pairs.of(data.ids, data.doc//4, VOCAB) if kind == 'nsp' else data
-    one,many = ([v for v in torch.utils.data.DataLoader(Batches(kind, data), batch_size=None, num_workers=n)] for n in (0,2))
-    for a,b in zip(one, many, strict=True):
-        for d,e in ((a.inputs,b.inputs), (a.labels,b.labels)):
-            assert d.keys() == e.keys() and all(torch.equal(d[k], e[k]) for k in d)
 
 @pytest.mark.parametrize('kind,family', [(k,f) for f,kinds in FAMILIES.items() for k in kinds.split()])
 def test_checkpoints_open_again(kind, family, tmp_path):

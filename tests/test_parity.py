@@ -131,12 +131,3 @@ def test_no_special_token_of_a_real_tokenizer(tok, texts):
     x = torch.tensor(tok(texts[:64], padding='max_length', truncation=True, max_length=64)['input_ids'])
     view = mlm(x, torch.arange(64), Vocab.of(tok), p=1.)
     assert ((view.labels['lm'] == IGNORE) == torch.isin(x, torch.tensor(tok.all_special_ids))).all()
-
-@given(st.permutations(range(40)), st.integers(1, 40), SEEDS)
-def test_masks_are_the_rows_own(rows, B, seed):
-    "Whatever the batch: its size, its order, its company"
-    v,rows,key = vocab(300), torch.tensor(rows), (seed,'mlm',3); x = torch.randint(0, 300, (40,24), generator=torch.Generator().manual_seed(seed))
-    whole = mlm(x, torch.arange(40), v, key)
-    for r in rows.split(B):
-        view = mlm(x[r], r, v, key)
-        assert torch.equal(view.inputs['input_ids'], whole.inputs['input_ids'][r]) and torch.equal(view.labels['lm'], whole.labels['lm'][r])

@@ -1,0 +1,98 @@
+"Notebooks and places: alone, anywhere, again; installed where nobody may write, run where there is no home"
+import json, math, os, shutil, sys
+
+import pytest
+from battery.sandbox import COMMANDS, bound, cells, codes, executed, notebooks, numbers
+from conftest import ROOT
+from lm_lifecycle.core import plan
+from lm_lifecycle.text import docs, fingerprint
+
+WHAT = dict(N1='restart and run all; the same numbers', N2='each alone, in reverse order, in an empty directory',
+            N3='read-only install', N4='HOME unwritable')
+
+def no_error(name):
+    r,after,*_ = executed(name)
+    assert r.returncode == 0, r.stderr[-2000:]
+    assert not [o for c in after.values() for o in c['outputs'] if o['output_type'] == 'error']
+    return after
+
+# N1
+
+EXEMPT = { # Notebook → words of a cell whose numbers are not held against it, and why
+    '02_text': {'read in {warm': 'seconds'},
+    '03_tokens': {'a,b = naive(': 'another trainer, whose numbers are left to chance: the point of the cell', 'round(ms, 4)': 'milliseconds', 'opened_in_ms': 'milliseconds'},
+    '12a_lab_compare': {"v['texts_per_second'] > 0": 'texts a second', 'held_most()/2**20': 'memory', 'compare_rows(r), COMPARE_HEAD': 'speed and memory'},
+    '12b_lab_grid': {"c['flops'] > 0": 'seconds'},
+    '21d_cli_compare': {'Measuring twice would not give the same': 'speed and memory'}}
+
+def comparable():
+    "Were the stored numbers computed from this corpus, in this precision?"
+    made = json.loads((ROOT/'results/life.json').read_text())['run']
+    return made['corpus'] == fingerprint(docs()) and made['plan']['precision'] == plan().precision
+
+@pytest.mark.whole
+@pytest.mark.parametrize('name', notebooks()[::-1])
+def test_N1_restart_and_run_all(name): no_error(name)
+
+def exempt(name, cell): return any(words in ''.join(cell['source']) for words in EXEMPT.get(name, ()))
+
+@pytest.mark.whole
+@pytest.mark.parametrize('name', notebooks()[::-1])
+def test_N1_the_same_numbers(name):
+    "Within a hundredth, in every cell but those of `EXEMPT`"
+    if not comparable(): pytest.skip('the stored numbers are from another corpus or in another precision')
+    stored,after,bad = cells(ROOT/f'nbs/{name}.ipynb'), no_error(name), {}
+    for id,c in stored.items():
+        a,b = numbers(c),numbers(after[id]); same = len(a) == len(b) and all(math.isclose(x, y, rel_tol=1e-2, abs_tol=1e-6) for x,y in zip(a, b))
+        if not same and not exempt(name, c): bad[''.join(c['source'])[-200:]] = a[:20],b[:20]
+    assert not bad, bad
+
+def test_N1_exemptions_are_few():
+    "Each is of one cell that is there"
+    for name,words in EXEMPT.items(): assert sum(exempt(name, c) for c in cells(ROOT/f'nbs/{name}.ipynb').values()) == len(words), name
+
+# N2
+
+@pytest.mark.whole
+@pytest.mark.parametrize('name', notebooks()[::-1])
+def test_N2_alone_in_an_empty_directory(name):
+    no_error(name); assert executed(name)[3] == [] # It leaves nothing there
+
+# N3
+
+def tree(d): return {p.relative_to(d): (p.stat().st_mode, p.stat().st_mtime_ns, p.read_bytes() if p.is_file() else None) for p in d.rglob('*')}
+
+@pytest.fixture
+def place(tmp_path, work):
+    "A folder with a text and labels in it, and a temporary folder of its own"
+    (tmp_path/'tmp').mkdir(); [shutil.copy(work/n, tmp_path) for n in ('text.txt','labels.jsonl')]; return tmp_path
+
+def lived(place, **env):
+    "From text to answers; standard error"
+    short,to = ['--max-seq-length',32], ['--output-dir','m','--max-steps',2,'--batch-size',8,'--vocab-size',600]
+    ws = [['preprocess','--input','text.txt','--output','text.tensor','--vocab-size',600], ['pretrain','--text','text.txt',*to],
+          ['finetune','--task','text-classification','--model-name-or-path','m','--train-file','labels.jsonl','--output-dir','c','--num-train-epochs',.1],
+          ['predict','--model-name-or-path','c','--input','text.txt','--output','said.txt']]
+    said = json.dumps([[str(w) for w in [*x,*short]] for x in ws])
+    r = bound([sys.executable, '-c', COMMANDS], place, said, TMPDIR=place/'tmp', MPLBACKEND=None, **env)
+    assert codes(r.stdout) == {w[0]: 0 for w in ws}, r.stderr[-2000:]
+    return r.stderr
+
+def test_N3_read_only_install(place):
+    "A copy of the package that may not be written to, by the one who runs it"
+    site = place/'site'; shutil.copytree(ROOT/'lm_lifecycle', site/'lm_lifecycle', ignore=shutil.ignore_patterns('__pycache__'))
+    for p in [*site.rglob('*'), site]: p.chmod(0o555 if p.is_dir() else 0o444)
+    may = "import lm_lifecycle, os, sys; print(lm_lifecycle.__file__.startswith(sys.argv[1]), [f for d,_,fs in os.walk(sys.argv[1]) for f in ['',*fs] if os.access(os.path.join(d, f), os.W_OK)])"
+    before = tree(site); (place/'home').mkdir(); assert bound([sys.executable, '-c', may, site], place, PYTHONPATH=site).stdout == 'True []\n'
+    lived(place, PYTHONPATH=site, HOME=place/'home'); assert tree(site) == before
+    for p in [site, *site.rglob('*')]: p.chmod(0o755)
+
+# N4
+
+@pytest.mark.parametrize('home', ['locked', pytest.param('locked/none', marks=pytest.mark.whole)])
+def test_N4_home_unwritable(place, home):
+    "It works, keeps what it builds in a temporary folder, and says so once"
+    (place/'locked').mkdir(); (place/'locked').chmod(0o555); err = lived(place, HOME=place/home)
+    assert list((place/f'tmp/lm_lifecycle-{os.getuid()}/blocks').glob('*.safetensors'))
+    assert not list((place/'locked').iterdir())
+    told,where = err.splitlines(); assert 'UserWarning' in told and 'is not writable: caching in' in told and 'warn(' in where # And nothing else
