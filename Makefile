@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= life
 
-.PHONY: life test lab bench realsets results readme wheel clean
+.PHONY: life test battery lab bench realsets results readme wheel clean
 
 $(VENV)/.installed: settings.ini setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,12 +19,15 @@ test: $(VENV)/.installed        ## every notebook, then the tests
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing
 	$(BIN)/python -m pytest
 
+battery: $(VENV)/.installed     ## what could go wrong, all of it: kills, damage, bad files, strangers' files; writes results/battery.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/battery --whole
+
 lab: $(VENV)/.installed         ## read and change the notebooks
 	$(BIN)/pip install -q -c constraints.txt -e '.[lab]'
 	$(BIN)/jupyter lab nbs
 
 bench: $(VENV)/.installed       ## side by side with the leader; writes results/bench_*.json
-	for b in step objectives shakespeare finetune; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+	for b in step objectives shakespeare finetune preprocess predict; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 realsets: $(VENV)/.installed    ## public data sets in $$LM_DATA: a cell is kept in build/realsets, so it can be stopped
 	$(BIN)/python benchmarks/realsets.py
