@@ -86,6 +86,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'lm_lifecycle.cli.main.output_arguments': ( 'cli_main.html#output_arguments',
                                                                                    'lm_lifecycle/cli/main.py'),
                                        'lm_lifecycle.cli.main.parser': ('cli_main.html#parser', 'lm_lifecycle/cli/main.py'),
+                                       'lm_lifecycle.cli.main.plain_warnings': ('cli_main.html#plain_warnings', 'lm_lifecycle/cli/main.py'),
                                        'lm_lifecycle.cli.main.positive': ('cli_main.html#positive', 'lm_lifecycle/cli/main.py'),
                                        'lm_lifecycle.cli.main.predict_arguments': ( 'cli_main.html#predict_arguments',
                                                                                     'lm_lifecycle/cli/main.py'),

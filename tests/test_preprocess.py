@@ -107,7 +107,8 @@ def test_the_table_is_bounded(toks):
 def test_labelled(cli, made, files, tmp_path, i):
     "The rows of `Classification`, cut off where those are"
     tok,name = made('wordpiece'); words = '--input', files[i], '--output', tmp_path/'o.tensor', '--tokenizer-name', name, '--max-seq-length', 12
-    assert cli('preprocess', *TASK, *words)[0] == 0; ts,meta,_ = unpack(tmp_path/'o.tensor'); data = read_labelled(files[i]); task = Classification(data, tok, 12)
+    assert cli('preprocess', *TASK, *words)[0] == 0
+    ts,meta,_ = unpack(tmp_path/'o.tensor'); data = read_labelled(files[i]); task = Classification(data, tok, 12)
     rows = lambda t: [r.tolist() for r in t.tensor_split(ts['ends'])[:-1]]
     assert rows(ts['ids']) == task.ids and ts['labels'].tolist() == data.labels and meta['names'] == data.names and max(task.lengths) == 12
     assert (rows(ts['types']) if i else None) == task.types and ('types' in ts) == bool(i)
@@ -211,7 +212,8 @@ def test_the_vocabulary_is_learnt_from_a_sample(cli, long, tmp_path, monkeypatch
 # Refused
 
 REFUSED = dict(
-    replace=(['--output', 'long.txt'], 'give another name'), folder=(['--output', '.'], 'give another name'), device=(['--output', '/dev/null'], 'give another name'),
+    replace=(['--output', 'long.txt'], 'give another name'), folder=(['--output', '.'], 'give another name'),
+    device=(['--output', '/dev/null'], 'give another name'),
     labels=(['--labels-from', 'x.tensor'], '--task'), both=([*TASK, '--labels-from', 'x', '--tokenizer-name', 'y'], 'drop one'),
     none=(['--max-seq-length', '0'], 'at least 1'), tight=([*TASK, '--input', 'one.jsonl', '--max-seq-length', '2'], 'special tokens'),
     short=(['--max-seq-length', '1000000'], 'a block needs'), tokenizer=(['--tokenizer-name', 'nowhere'], 'nowhere'))
@@ -237,7 +239,8 @@ def file(path, tok, ids=(2,7,3,0), ends=(3,), n=None, **meta):
 
 BAD = dict(longer=(dict(ends=(4,)), BadInput), backwards=(dict(ends=(5,3)), BadInput), newer=(dict(format=9), BadInput), lies=(dict(n=9), BadInput),
            up=(dict(tokenizer={'../tokenizer.json':'{}'}), Unsafe), away=(dict(tokenizer={'/tmp/x':'{}'}), Unsafe), empty=(dict(tokenizer={}), BadInput),
-           code=(dict(tokenizer={'tokenizer.json':'{}', 'tokenizer_config.json':'{"auto_map": {"AutoTokenizer": "a.B"}}'}), Unsafe), odd=(dict(tokenizer=7), BadInput))
+           code=(dict(tokenizer={'tokenizer.json':'{}', 'tokenizer_config.json':'{"auto_map": {"AutoTokenizer": "a.B"}}'}), Unsafe),
+           odd=(dict(tokenizer=7), BadInput))
 
 @pytest.mark.parametrize('what', BAD)
 def test_unpack_refuses(tok, tmp_path, what):
@@ -255,20 +258,24 @@ def test_tokenize_learns(cli, long, tmp_path):
     "What it reports is so; the same text gives the same tokenizer; one that is there is not replaced"
     words = ['tokenize', '--input', long, '--vocab-size', 400, '--json', '--output-dir']; code,out,_ = cli(*words, tmp_path/'a'); r = json.loads(out)
     tok,ts = open_tokenizer(tmp_path/'a'), read_texts(long); lost = unknowns(tok, ts)
-    assert code == 0 and r['vocabulary'] == len(tok) and r['texts'] == len(ts) and r['unknown'] == lost.total() and r['unknown_most'] == dict(lost.most_common(10))
+    assert code == 0 and r['vocabulary'] == len(tok) and r['texts'] == len(ts) and r['unknown'] == lost.total()
+    assert r['unknown_most'] == dict(lost.most_common(10))
     assert r['tokens'] == sum(map(len, encode(ts, tok))) and r['bytes_per_token'] == pytest.approx(sum(len(s.encode()) for s in ts)/r['tokens'])
     assert cli(*words, tmp_path/'b')[0] == 0 and files_of(open_tokenizer(tmp_path/'b')) == files_of(tok)
     code,_,err = cli(*words, tmp_path/'a'); assert code == 2 and str(tmp_path/'a') in err
 
 def test_tokenize_names_what_is_lost(cli, tmp_path):
-    (tmp_path/'a.txt').write_text('some words of a text\n'*50 + f'{"x"*101} 龘\n'); code,out,_ = cli('tokenize', '--input', tmp_path/'a.txt', '--vocab-size', 300, '--cased')
+    (tmp_path/'a.txt').write_text('some words of a text\n'*50 + f'{"x"*101} 龘\n')
+    code,out,_ = cli('tokenize', '--input', tmp_path/'a.txt', '--vocab-size', 300, '--cased')
     assert code == 0 and f"'{'x'*40}' (1)" in out and '1 pieces are unknown' in out and 'kept nowhere' in out
 
 @pytest.mark.parametrize('kind', ['wordpiece','bpe'])
 def test_tokenize_shows(cli, made, tmp_path, kind):
     "A line for a line, whatever is in it"
-    tok,name = made(kind); ls = ['To be, or not.', '', ' ', 'naïve 今天\u2028x', '[MASK]', 'a\x0cb', 'last']; f = tmp_path/'a.txt'; f.write_text('\n'.join(ls))
+    tok,name = made(kind); ls = ['To be, or not.', '', ' ', 'naïve 今天\u2028x', '[MASK]', 'a\x0cb', 'last']
+    f = tmp_path/'a.txt'; f.write_text('\n'.join(ls))
     code,out,_ = cli('tokenize', '--input', f, '--tokenizer-name', name); assert code == 0 and out.count('\n') == len(ls)
     assert [l.split(' ') if l else [] for l in out.split('\n')[:-1]] == [tok.convert_ids_to_tokens(i) for i in encode(ls, tok)]
-    rows = [json.loads(l) for l in cli('tokenize', '--input', f, '--tokenizer-name', name, '--json')[1].splitlines()]; assert [r['ids'] for r in rows] == list(encode(ls, tok))
+    rows = [json.loads(l) for l in cli('tokenize', '--input', f, '--tokenizer-name', name, '--json')[1].splitlines()]
+    assert [r['ids'] for r in rows] == list(encode(ls, tok))
     assert cli('tokenize', '--input', f, '--tokenizer-name', name, '--output-dir', tmp_path/'t')[0] == 2 and not (tmp_path/'t').exists()

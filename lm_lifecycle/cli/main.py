@@ -8,10 +8,10 @@ __all__ = ['FAMILY', 'OBJECTIVES', 'FILES', 'TASK_NAMES', 'COMMANDS', 'Parser', 
            'tokenizer_arguments', 'tokenize_arguments', 'preprocess_arguments', 'network_arguments', 'train_arguments',
            'pretrain_arguments', 'finetune_arguments', 'columns_argument', 'compare_arguments', 'evaluate_arguments',
            'positive', 'answer_arguments', 'predict_arguments', 'generate_arguments', 'inspect_arguments', 'parser',
-           'say', 'run', 'answer', 'one_plain', 'module_of', 'main']
+           'say', 'run', 'answer', 'one_plain', 'plain_warnings', 'module_of', 'main']
 
-# %% ../../nbs/21a_cli_main.ipynb #5cfaccc9
-import argparse, importlib, os, sys
+# %% ../../nbs/21a_cli_main.ipynb #3fa1425f
+import argparse, contextlib, importlib, os, sys, warnings
 
 # %% ../../nbs/21a_cli_main.ipynb #1424ca00
 class Parser(argparse.ArgumentParser):
@@ -237,7 +237,7 @@ def run(args): # `lm-lifecycle life`
     where = "\n{0}/report.html and {0}/metrics.json; models in {0}/mlm, {0}/clm, {0}/classifier".format(args.out)
     say(args, m, f'{table_text(*table(m))}\n{where}')
 
-# %% ../../nbs/21a_cli_main.ipynb #2882592d
+# %% ../../nbs/21a_cli_main.ipynb #266d3da7
 def answer(f, *args)->int: # Exit code
     "Call `f`; turn what the user can put right into one line and a code"
     try: f(*args); sys.stdout.flush(); return 0
@@ -251,6 +251,16 @@ def answer(f, *args)->int: # Exit code
 def one_plain(s): # A file's name may hold what a terminal obeys
     return ''.join(c if c.isprintable() else '�' for c in s)
 
+@contextlib.contextmanager
+def plain_warnings():
+    "Ours without the place in the code, which is nobody's business on a terminal"
+    usual = warnings.formatwarning
+    def one_line(message, category, filename, *args, **kw):
+        return f'lm-lifecycle: {message}\n' if 'lm_lifecycle' in filename else usual(message, category, filename, *args, **kw)
+    warnings.formatwarning = one_line
+    try: yield
+    finally: warnings.formatwarning = usual
+
 def module_of(command): return f"lm_lifecycle.cli.{'main' if command == 'life' else command}"
 
 def main(
@@ -261,4 +271,4 @@ def main(
     def go():
         args = parser().parse_args(with_config(dashes(sys.argv[1:] if argv is None else argv)))
         importlib.import_module(module_of(args.command)).run(args)
-    return answer(go)
+    with plain_warnings(): return answer(go)

@@ -344,8 +344,8 @@ def every_command(work, model, out, tok): # Words of each, small
     for n in ('train','pretrain','finetune'): said[n][said[n].index('--output-dir') + 1] = f'{out}-{n}'
     said['preprocess'][said['preprocess'].index('--output') + 1] = f'{out}.tensor'; return said
 
-def without_network(words, cwd):
-    r,tried = offline([sys.executable, '-c', COMMANDS], cwd, json.dumps([[str(w) for w in ws] for ws in words]), HF_HUB_OFFLINE=None)
+def without_network(words, cwd, first=''): # … to do before
+    r,tried = offline([sys.executable, '-c', first+COMMANDS], cwd, json.dumps([[str(w) for w in ws] for ws in words]), HF_HUB_OFFLINE=None)
     assert codes(r.stdout) == {ws[0]: 0 for ws in words}, r.stderr[-2000:]
     assert tried == []
 
@@ -356,9 +356,13 @@ def test_S9_commands(work, model, tmp_path, tok, record_property):
 @pytest.mark.whole
 def test_S9_compare(work, model, tmp_path, tok): without_network([['compare',*every_command(work, model, tmp_path/'out', tok)['compare']]], tmp_path)
 
+SHORT = '''from lm_lifecycle import life, network
+life.SCALES['tiny'] = life.Scale(network.Size(1, 64, 400, 32), mlm=6, clm=4, B=8, ks=(4,), seeds=2, test=40)
+'''
+
 @pytest.mark.whole
 def test_S9_life(work, tmp_path):
-    without_network([['life','--text', work/'text.txt','--labels', work/'labels.jsonl','--out', tmp_path/'life']], tmp_path)
+    without_network([['life','--text', work/'text.txt','--labels', work/'labels.jsonl','--out', tmp_path/'life']], tmp_path, SHORT)
 
 @pytest.mark.whole
 @pytest.mark.parametrize('name', notebooks()[::-1])
