@@ -11,7 +11,8 @@ if __name__ == '__main__':
     from lm_lifecycle.cli.main import main
     sys.exit(main(['finetune', *sys.argv[1:]]))
 
-# %% ../../nbs/21e_cli_finetune.ipynb #cbc4f589
+# %% ../../nbs/21e_cli_finetune.ipynb #d6a2910d
+from .preprocess import source_of
 from .train import at_work, finish
 from ..core import BadInput, plan, rank
 from ..finetuning import TASKS, finetune
@@ -20,9 +21,8 @@ from ..pretraining import agree
 from ..tasks.classification import predict
 from ..text import report_skipped
 from ..tokens import open_tokenizer
-from ..training import sha256
 
-# %% ../../nbs/21e_cli_finetune.ipynb #7b91da3e
+# %% ../../nbs/21e_cli_finetune.ipynb #9f426bcd
 COLUMNS = {'token-classification':('words','tags'), 'question-answering':(), 'text2text-generation':('source','target'),
            'text-generation':('source','target')} # Task → what `read` calls them; `text` and `label` for the others
 
@@ -43,7 +43,7 @@ def run(args): # `lm-lifecycle finetune`
     where,p = args.model_name_or_path, plan(precision=args.precision); config,tok = open_config(where), open_tokenizer(where)
     train = task_file(args, args.train_file, tok, config); test = task_file(args, args.test_file, tok, config, train) if args.test_file else None
     with at_work(args, p) as out:
-        net = load(train.kind, where, args.seed, args.dropout, **train.head); done = dict(data=sha256(args.train_file), model=str(where))
+        net = load(train.kind, where, args.seed, args.dropout, **train.head); done = dict(data=source_of(args.train_file), model=str(where))
         agree(net, tok, max(max(t.lengths) for t in (train,test) if t), args.train_file)
         h = finetune(net, train, args.strategy, args.num_train_epochs, 0, args.batch_size, args.learning_rate, args.seed, args.warmup_ratio,
                      args.gradient_accumulation_steps, decay=args.weight_decay, p=p, out=out/'checkpoints',
