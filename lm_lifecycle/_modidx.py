@@ -1191,5 +1191,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'lm_lifecycle.training.seal': ('training.html#seal', 'lm_lifecycle/training.py'),
                                        'lm_lifecycle.training.sha256': ('training.html#sha256', 'lm_lifecycle/training.py'),
                                        'lm_lifecycle.training.share': ('training.html#share', 'lm_lifecycle/training.py'),
+                                       'lm_lifecycle.training.sweep': ('training.html#sweep', 'lm_lifecycle/training.py'),
                                        'lm_lifecycle.training.tell': ('training.html#tell', 'lm_lifecycle/training.py'),
                                        'lm_lifecycle.training.train': ('training.html#train', 'lm_lifecycle/training.py')}}}

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['NEWTON', 'WHOLE', 'schedule', 'Recipe', 'orthogonal', 'Muon', 'matrices', 'optimiser', 'share', 'accumulate',
            'accelerator', 'one_step', 'fitting_memory', 'attempt', 'sha256', 'seal', 'save_checkpoint', 'read_manifest',
-           'newest', 'differences', 'restore', 'locked', 'room', 'asked_to_stop', 'progress', 'tell', 'anew', 'train',
-           'collator', 'hf_loss']
+           'newest', 'differences', 'restore', 'sweep', 'locked', 'room', 'asked_to_stop', 'progress', 'tell', 'anew',
+           'train', 'collator', 'hf_loss']
 
-# %% ../nbs/08_training.ipynb #d60c19d7
-import contextlib, hashlib, json, math, os, shutil, signal, threading, warnings
+# %% ../nbs/08_training.ipynb #9120bfc8
+import contextlib, glob, hashlib, json, math, os, shutil, signal, threading, warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -154,7 +154,7 @@ def attempt(acc, model, opt, view, step, r, p)->dict: # As `one_step`
     if not any(view.counts.values()): return dict(skipped=True)
     with fitting_memory(step, view, r.micro): return dict(one_step(acc, model, opt, view, step, r, p), forced=view.forced)
 
-# %% ../nbs/08_training.ipynb #af17317b
+# %% ../nbs/08_training.ipynb #d12c1f40
 def sha256(path): # Of a file, hexadecimal
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -175,15 +175,16 @@ def save_checkpoint(
         save_file(moments, tmp/'optimizer.safetensors')
         body = dict(step=step, run=run, history=history, files={f.name: sha256(f) for f in sorted(tmp.iterdir())})
         (tmp/'manifest.json').write_text(json.dumps(dict(body=body, sha256=seal(body))))
-    for old in sorted(Path(out).glob('step-*'))[:-keep]: shutil.rmtree(old, ignore_errors=True)
+    for old in [p for p in sorted(Path(out).glob('step-*')) if p <= path][:-keep]: shutil.rmtree(old, ignore_errors=True)
     return path
 
 WHOLE = {'config.json','model.safetensors','optimizer.safetensors'}
 
 def read_manifest(path:Path)->dict: # The manifest's body; raises where a file is missing or altered
     "Check every sum of a checkpoint"
-    m = json.loads((path/'manifest.json').read_text()); body = m['body']
-    if seal(body) != m['sha256']: raise ValueError('manifest.json is altered')
+    try: m = json.loads((path/'manifest.json').read_text(encoding='utf-8')); body = m['body']; sound = seal(body) == m['sha256']
+    except (ValueError,KeyError,TypeError,RecursionError): sound = False
+    if not sound: raise ValueError('manifest.json is altered')
     for f in WHOLE - body['files'].keys(): raise ValueError(f'{f} is not in manifest.json')
     for f,s in body['files'].items():
         if (path/f).resolve().parent != path.resolve(): raise Unsafe(f'{path}/manifest.json: {f!r} leads out of the folder; delete this checkpoint')
@@ -194,7 +195,7 @@ def newest(out:Path): # Path and manifest of the newest whole checkpoint, or Non
     "Newest valid wins; a damaged one is reported and passed over"
     for path in sorted(Path(out).glob('step-*'), reverse=True):
         try: return path, read_manifest(path)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as e: warnings.warn(f'{path}: {e}; using the checkpoint before')
+        except (OSError, ValueError, KeyError, TypeError) as e: warnings.warn(f'{path}: {e}; using the checkpoint before')
 
 # %% ../nbs/08_training.ipynb #861a665f
 def differences(a:dict, b:dict, at='')->list: # One line a difference
@@ -219,7 +220,12 @@ def restore(out:Path, net, opt, run:dict, force:bool=False)->list: # The history
         name,what = k.rsplit(':', 1); opt.state.setdefault(params[name], {})[what] = v.to(params[name].device)
     return m['history']
 
-# %% ../nbs/08_training.ipynb #d4052c25
+# %% ../nbs/08_training.ipynb #849b77f8
+def sweep(folder:Path):
+    "Remove what runs that were killed within a save have left"
+    for old in (*folder.parent.glob(f'.{glob.escape(folder.name)}.[0-9]*.tmp'), *folder.rglob('.*.[0-9]*.tmp')):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+
 @contextlib.contextmanager
 def locked(folder): # Path
     "Hold `folder` for this run alone; of several processes the first one holds it for all"
@@ -230,7 +236,7 @@ def locked(folder): # Path
         pid = (folder/'.pid').read_text() if (folder/'.pid').exists() else '?'
         raise InUse(f"{folder} is in use by process {pid}; wait for it or choose another folder") from None
     except OSError as e: raise BadInput(f"{folder}: {e.strerror}; choose a folder that can be written to") from e
-    (folder/'.pid').write_text(str(os.getpid()))
+    (folder/'.pid').write_text(str(os.getpid())); sweep(folder)
     try: yield folder
     finally: lock.release()
 

@@ -2,14 +2,15 @@
 from functools import partial
 
 import pytest, torch
-from transformers import AutoModelForMaskedLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
+from lm_lifecycle.autoencoding import Pairs
 from lm_lifecycle.core import BadInput, Plan
 from lm_lifecycle.network import Size, build, double
 from lm_lifecycle.pretraining import view_of
 from lm_lifecycle.tasks.classification import Classification
 from lm_lifecycle.text import Labelled
-from lm_lifecycle.tokens import Vocab, blocks
+from lm_lifecycle.tokens import Vocab, blocks, stream
 from lm_lifecycle.training import accelerator, accumulate, collator, hf_loss
 
 N,T = 16,24
@@ -25,7 +26,8 @@ def views(tok, texts, tmp_path_factory):
 
 def network(kind, family, tok, dtype):
     "Masks of their own, `dae`'s and `plm`'s, are given to `transformers` as truth values, which SDPA reads"
-    n = build(kind, Size(2, 64, T=2*T), Vocab.of(tok), family, attn='sdpa' if kind in ('dae','plm') else 'eager', **(dict(num_labels=3) if kind == 'cls' else {}))
+    attn,more = 'sdpa' if kind in ('dae','plm') else 'eager', dict(num_labels=3) if kind == 'cls' else {}
+    n = build(kind, Size(2, 64, T=2*T), Vocab.of(tok), family, attn=attn, **more)
     if dtype == torch.double: n.model = double(n.model)
     return n.train()
 
@@ -37,7 +39,8 @@ class Keep(TrainerCallback):
 def trainer(model, view, out, k=1, **kw):
     args = TrainingArguments(out, per_device_train_batch_size=N//k, gradient_accumulation_steps=k, max_steps=1, max_grad_norm=0, use_cpu=True,
                              report_to=[], disable_tqdm=True, save_strategy='no', logging_strategy='no', **kw)
-    return Trainer(model, args, data_collator=collator(view), train_dataset=range(N), eval_dataset=range(N), compute_loss_func=partial(hf_loss, shift=view([0]).shift))
+    return Trainer(model, args, data_collator=collator(view), train_dataset=range(N), eval_dataset=range(N),
+                   compute_loss_func=partial(hf_loss, shift=view([0]).shift))
 
 def ours(net, view):
     acc = accelerator(PLAN); accumulate(acc, net, view, 1, PLAN)
@@ -59,8 +62,6 @@ def test_evaluation(views, tok, tmp_path):
     assert abs(trainer(net.model, view, tmp_path, per_device_eval_batch_size=N).evaluate()['eval_loss'] - right) <= 1e-9
 
 def test_answers_of_several_kinds_are_refused(tok, texts):
-    from lm_lifecycle.autoencoding import Pairs
-    from lm_lifecycle.tokens import stream
     pairs = Pairs.of(*stream(texts, tok), Vocab.of(tok))
     with pytest.raises(BadInput, match='lm, cls'): collator(lambda rows: view_of('nsp', pairs, rows, Vocab.of(tok), T=32))([0,1])
 
@@ -70,9 +71,8 @@ def test_what_it_saves_we_fine_tune(views, tok, work, cli, tmp_path, at):
     net = network('mlm', 'bert', tok, torch.float); f = views('mlm', 'bert'); out = tmp_path/'theirs'
     t = trainer(net.model, lambda rows: f(torch.as_tensor(rows)), out); t.processing_class = tok; t.args.save_strategy = 'steps'; t.args.save_steps = 1
     t.train(); t.save_model(); start = {n: w.clone() for n,w in AutoModelForMaskedLM.from_pretrained(out/at).named_parameters()}
-    code,_,err = cli('finetune', '--task', 'text-classification', '--model-name-or-path', out/at, '--train-file', work/'labels.jsonl', '--output-dir', tmp_path/'ours',
-                     '--max-seq-length', 32, '--num-train-epochs', .1, '--learning-rate', 1e-9)
+    code,_,err = cli('finetune', '--task', 'text-classification', '--model-name-or-path', out/at, '--train-file', work/'labels.jsonl',
+                     '--output-dir', tmp_path/'ours', '--max-seq-length', 32, '--num-train-epochs', .1, '--learning-rate', 1e-9)
     assert code == 0, err
-    from transformers import AutoModelForSequenceClassification
     for n,w in AutoModelForSequenceClassification.from_pretrained(tmp_path/'ours').named_parameters():
         if n in start: assert (w - start[n]).abs().max() <= 1e-6, n

@@ -10,15 +10,16 @@ from battery.warm import main, words
 from lm_lifecycle.core import write_json
 from lm_lifecycle.display import table_text
 
+rarely = pytest.mark.whole
+def later(*args): return pytest.param(*args, marks=rarely)
+
 HERE = Path(__file__).parent
 IDS = [f'{letter}{i}' for letter,n in dict(F=12, L=3, B=17, D=6, S=10, N=4).items() for i in range(1, n+1)]
 
 def pytest_addoption(parser):
     parser.addoption('--whole', action='store_true', help="run the battery's long tests, too; show its table, and keep it in results/battery.json")
 
-def pytest_configure(config):
-    config.addinivalue_line('markers', 'whole: too long for every day; runs with --whole')
-    config.pluginmanager.register(Table(config))
+def pytest_configure(config): config.pluginmanager.register(Table(config))
 
 def why(report):
     "The first line of what a failed or skipped test has to say, without the folders it was in"

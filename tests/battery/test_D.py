@@ -4,6 +4,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest, torch
+from battery.conftest import later
 from battery.warm import Fork, OBJECTIVES, done, ranks, weights, words
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
@@ -27,7 +28,7 @@ WHAT = dict(
 
 # D1
 
-@pytest.mark.parametrize('what', ['mlm','cls', *(pytest.param(o, marks=pytest.mark.whole) for o in OBJECTIVES[1:])])
+@pytest.mark.parametrize('what', ['mlm','cls', *map(later, OBJECTIVES[1:])])
 def test_D1_the_same_command_twice(work, whole, tmp_path, what):
     "The second time in a process of its own"
     done(*words(work, what, tmp_path/'again')); assert weights(tmp_path/'again') == weights(whole(what))
@@ -42,7 +43,6 @@ CASES = [(k,f) for f,kinds in FAMILIES.items() for k in kinds.split()] + HEADS
 SHAPE = dict(cls=dict(num_labels=3), tag=dict(num_labels=3), value=dict(num_labels=1, problem_type='regression'),
              several=dict(num_labels=3, problem_type='multi_label_classification'))
 CUTS = [(n,k) for n in (0,7) for k in (1,2,4,16)] # Padding, micro-batches
-later = lambda *args: pytest.param(*args, marks=pytest.mark.whole)
 cases = pytest.mark.parametrize('kind,family', CASES)
 
 def net(kind, family, dtype, attn='eager'):
@@ -276,7 +276,8 @@ def random_rows(B, T, seed=0, special=.1):
     return torch.where(v < special, (v/special*4).long(), 5 + (u*(V - 5)).long())
 
 def real(xt, at): return [r[a >= 0].tolist() for r,a in zip(xt, at)]
-def equal(a, b): return a.inputs.keys() == b.inputs.keys() and all(torch.equal(t, b.inputs[k]) for k,t in a.inputs.items()) and torch.equal(a.labels['lm'], b.labels['lm'])
+def same(a, b): return a.keys() == b.keys() and all(torch.equal(t, b[k]) for k,t in a.items())
+def equal(a, b): return same(a.inputs, b.inputs) and same(a.labels, b.labels)
 
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(st.permutations(range(30)), st.integers(1, 30), SEEDS, st.sampled_from([*UNITS,'plm']))

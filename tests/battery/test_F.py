@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import psutil, pytest
+from battery.conftest import later, rarely
 from battery.sabotage import POINTS, Send, at_step, die, dying, ration, run_out, small_files
 from battery.warm import LAST, OBJECTIVES, STEPS, checkpoint, done, go, main, ranks, step_of, together, torchrun, weights, words
 from conftest import spawn
@@ -16,8 +17,6 @@ WHAT = dict(
     F8='two runs, one output folder', F9='SIGTERM, SIGINT', F10='out of memory at a step', F11='resumed with other data, batch, seed, vocabulary',
     F12='one of 2 ranks killed')
 
-rarely = pytest.mark.whole
-def later(*args): return pytest.param(*args, marks=rarely)
 def leftovers(folder): return [p for p in folder.rglob('.*.tmp')]
 def history(out): return newest(out/'checkpoints')[1]['history']
 
@@ -244,7 +243,8 @@ def test_F10_out_of_the_operating_systems_memory(work, finish, tmp_path):
 @pytest.fixture(scope='module')
 def others(work, labels):
     "Files to go on with: the same text by another vocabulary of the same size, of another size; another text by the same vocabulary"
-    def cut(text, out, *how): assert main(['preprocess', '--input', str(work/text), '--output', str(work/f'{out}.tensor'), '--max-seq-length', '32', *map(str, how)]) == 0
+    def cut(text, out, *how):
+        assert main([*map(str, ['preprocess', '--input', work/text, '--output', work/f'{out}.tensor', '--max-seq-length', 32, *how])]) == 0
     (work/'labels.txt').write_text('\n\n'.join(t for t,_ in labels), encoding='utf-8'); cut('labels.txt', 'other', '--vocab-size', 600)
     for name in ('text','other'): unpack(work/f'{name}.tensor')[2].save_pretrained(work/f'{name}-tok')
     cut('text.txt', 'vocabulary', '--tokenizer-name', work/'other-tok'); cut('labels.txt', 'data', '--tokenizer-name', work/'text-tok')

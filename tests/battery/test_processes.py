@@ -3,15 +3,14 @@ import os, subprocess, sys
 from functools import cache, partial
 
 import pytest
+from battery.conftest import later, rarely
 from battery.sabotage import at_step, die, write_nothing
-from battery.warm import done, go, main, newest, ranks, step_of, together, torchrun, weights
+from battery.warm import done, main, newest, ranks, step_of, together, torchrun, weights
 from conftest import ROOT
 from lm_lifecycle.cli.preprocess import unpack
 from safetensors.torch import load_file
 
 STEPS,B,PRE = 50,16,('mlm','clm','dae')
-rarely = pytest.mark.whole
-def later(*args): return pytest.param(*args, marks=rarely)
 
 @pytest.fixture(scope='module')
 def commands(work, labels):
