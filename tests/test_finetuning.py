@@ -136,7 +136,7 @@ def test_labels_from_one_and_bytes_for_characters_are_understood(folder, tmp_pat
     (tmp_path/'t.tsv').write_text('one text\t1\nanother text\t2\n'*4); context = 'Où était Ada? Là.'
     (tmp_path/'q.jsonl').write_text(qa(context=context, answers=dict(text=['Ada'], answer_start=[len(context[:9].encode())])))
     tune = lambda task, f: main(['finetune', '--task', task, '--model-name-or-path', str(folder/'m'), '--train-file', str(tmp_path/f), '--max-seq-length', '48',
-                                 '--output-dir', str(tmp_path/task), '--num-train-epochs', '1', '--per-device-train-batch-size', '1'])
+                                 '--output-dir', str(tmp_path/task), '--num-train-epochs', '1', '--batch-size', '1'])
     with pytest.warns(UserWarning, match='bytes'): assert tune('question-answering', 'q.jsonl') == 0
     assert tune('text-classification', 't.tsv') == 0
     assert load('cls', tmp_path/'text-classification').model.config.id2label == {0:'1', 1:'2'}

@@ -193,7 +193,8 @@ def test_weights_that_are_no_numbers_are_refused(ask, models, tok, tmp_path):
 def process(models, *words): # predict, running
     argv = [sys.executable, '-m', 'lm_lifecycle.cli.predict', '--model-name-or-path', str(models/'two'), *words]
     env = {k: v for k,v in os.environ.items() if k != 'PYTHONUNBUFFERED'}
-    p = subprocess.Popen(argv, env=dict(env, PYTHONPATH=str(ROOT)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler) # Where tests run in the background, it is ignored
+    p = subprocess.Popen(argv, env=dict(env, PYTHONPATH=str(ROOT)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     late = threading.Timer(60, p.kill); late.daemon = True; late.start(); return p # Whoever waits for it in vain is told
 
 def test_answers_stream_and_an_interrupt_is_quiet(models):

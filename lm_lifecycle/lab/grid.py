@@ -7,7 +7,7 @@ __all__ = ['FIELDS', 'ORIGINS', 'PARTLY', 'SEEDS', 'B', 'LR', 'READY', 'LAB_HEAD
            'answerable', 'answering', 'summarisation', 'trunk', 'cell', 'plan_of_lab', 'in_a_process', 'lab_cells',
            'lab', 'picked', 'scores_of', 'mean_cost', 'lab_rows', 'base_rows', 'origin_rows', 'show_pareto']
 
-# %% ../../nbs/12b_lab_grid.ipynb #21e7211d
+# %% ../../nbs/12b_lab_grid.ipynb #9370b22b
 import json, multiprocessing, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from ..tasks.classification import Classification, predict
 from ..tasks.generation import Generation, centroid, commonest, docstring_summaries, lead
 from ..tasks.tagging import Tagging, commonest_tags, docstring_tags, logistic_tags
 from ..text import docs, fingerprint, which_library
+from ..tokens import open_tokenizer
 
 # %% ../../nbs/12b_lab_grid.ipynb #6c85ef86
 @dataclass(frozen=True)
