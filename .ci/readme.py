@@ -9,7 +9,7 @@ def output(o, n):
     "An output as markdown, and the picture in it"
     d = o.get('data', {}); text = lambda k: ''.join(d[k]).rstrip()
     if 'text/markdown' in d: return text('text/markdown'), None
-    if 'image/png' in d: return f'![Figure {n}]({images/f"index-{n}.png"})', base64.b64decode(text('image/png'))
+    if 'image/png' in d: return f'![{text("text/plain")}]({images/f"index-{n}.png"})', base64.b64decode(text('image/png'))
     return (f"```text\n{text('text/plain')}\n```", None) if 'text/plain' in d else ('', None)
 
 def render(nb):
