@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= life
 
-.PHONY: life test battery lab bench realsets results readme wheel clean
+.PHONY: life test battery floor docs lab bench realsets results readme wheel clean
 
 $(VENV)/.installed: settings.ini setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,11 +16,23 @@ life: $(VENV)/.installed        ## a language model's life, from text to report
 	$(BIN)/lm-lifecycle life --out $(OUT) --resume
 
 test: $(VENV)/.installed        ## every notebook, then the tests
-	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing
+	OMP_NUM_THREADS=1 $(BIN)/python .ci/stable.py
 	$(BIN)/python -m pytest
 
 battery: $(VENV)/.installed     ## what could go wrong, all of it: kills, damage, bad files, strangers' files; writes results/battery.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/battery --whole
+
+floor:                          ## every notebook with the oldest versions that are supported, as Colab has them
+	$(PYTHON) -m venv build/floor
+	build/floor/bin/pip install -q -c floor.txt torch
+	build/floor/bin/pip install -q -c floor.txt -e '.[dev]'
+	OMP_NUM_THREADS=1 build/floor/bin/nbdev-test --n-workers 2 --timing
+
+docs: $(VENV)/.installed        ## the book as a site that needs no network: build/site
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	$(BIN)/python .ci/site.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -f build/mkdocs.yml
+	$(BIN)/python .ci/site.py --check
 
 lab: $(VENV)/.installed         ## read and change the notebooks
 	$(BIN)/pip install -q -c constraints.txt -e '.[lab]'
