@@ -28,8 +28,10 @@ def test_exports_are_in_step(tmp_path):
     old,new = (tree(d/'lm_lifecycle') for d in (ROOT,tmp_path))
     assert [str(p) for p in sorted(old.keys() | new.keys()) if old.get(p) != new.get(p)] == []
 
-def test_readme_is_the_index():
-    r = subprocess.run([sys.executable, '.ci/readme.py', '--check'], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize('script', ['readme','colab','style'])
+def test_what_scripts_write_is_up_to_date(script):
+    "README, Colab badges, table of style"
+    r = subprocess.run([sys.executable, f'.ci/{script}.py', '--check'], cwd=ROOT, capture_output=True, text=True)
     assert r.returncode == 0, r.stdout + r.stderr
 
 def imported(tree, name):
