@@ -19,11 +19,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-# %% ../nbs/00_core.ipynb #cdf82717
+# %% ../nbs/00_core.ipynb #4d4e33b7
 IGNORE = -100
 
 def is_asked(y:Tensor)->Tensor: return ~y.isnan() if y.is_floating_point() else y != IGNORE # Bool, of `y`'s shape
 
+# %% ../nbs/00_core.ipynb #0e13022b
 @dataclass
 class View:
     inputs:dict  # The model's keyword arguments, each `(B,…)`
@@ -77,7 +78,7 @@ def philox(
         k0,k1 = (k0 + 0x9E3779B9) & W32, (k1 + 0xBB67AE85) & W32
     return [c0,c1,c2,c3]
 
-# %% ../nbs/00_core.ipynb #65d319ef
+# %% ../nbs/00_core.ipynb #0a1c4f44
 def digest(
     *parts, # Strings, bytes, numbers, arrays: anything with a buffer or a `repr`
 )->str: # sha256, hexadecimal
@@ -94,12 +95,13 @@ def as_bytes(p): # What `digest` reads of one part
     if isinstance(p, Tensor) and p.dim(): return p.detach().cpu().contiguous().view(torch.uint8).numpy().data
     return repr(p).encode()
 
+# %% ../nbs/00_core.ipynb #ec72c419
 def words32(key, n=2):
     "The first `n` 32-bit words of `key`'s hash"
     b = hashlib.blake2b(repr(tuple(key)).encode(), digest_size=4*n).digest()
     return [int.from_bytes(b[4*i:4*i+4], 'little') for i in range(n)]
 
-# %% ../nbs/00_core.ipynb #6eb86822
+# %% ../nbs/00_core.ipynb #110eecba
 def uniform(
     key:tuple,   # Seed, purpose, epoch
     rows:Tensor, # Row numbers in the corpus `(B,)`
@@ -108,10 +110,10 @@ def uniform(
     "Eq 0.3: row r's numbers depend on `key` and r alone"
     n = (T + 3)//4; r = rows.cpu().numpy()[:,None]; c = np.zeros((4,len(r),n), np.uint32)
     c[0],c[1],c[2] = r & W32, r>>32, np.arange(n)
-    w = np.stack(philox(c.reshape(4, -1), words32(key)), -1).reshape(len(r), -1)[:,:T]
+    w = np.stack(philox(c.reshape(4, len(r)*n), words32(key)), -1).reshape(len(r), 4*n)[:,:T]
     return torch.from_numpy(w*2.**-32).to(rows.device)
 
-# %% ../nbs/00_core.ipynb #4287e635
+# %% ../nbs/00_core.ipynb #96a32f98
 @functools.lru_cache(8)
 def order(
     key:tuple, # Seed, purpose, epoch
@@ -121,6 +123,7 @@ def order(
     high,low = uniform(key, torch.arange(n), 2).T
     return (high + low*2**-32).argsort(stable=True)
 
+# %% ../nbs/00_core.ipynb #b4896f87
 def rows_at(
     step:int, # Step of the run, from 0
     n:int,    # Rows in the corpus
@@ -132,7 +135,7 @@ def rows_at(
     epoch,i = divmod(step, n//B)
     return order((seed,'shuffle',epoch), n)[i*B:(i+1)*B], epoch
 
-# %% ../nbs/00_core.ipynb #133ac230
+# %% ../nbs/00_core.ipynb #266474bd
 @functools.lru_cache(4)
 def alike(
     key:tuple,     # Seed, purpose, epoch
@@ -145,6 +148,7 @@ def alike(
     rows = torch.cat([g[n[g].argsort(stable=True)] for g in o.split(B*group)]).view(-1, B)
     return rows[order((*key,'batches'), len(rows))]
 
+# %% ../nbs/00_core.ipynb #b322662a
 def batch_at(
     step:int, lengths:tuple, B:int, seed:int=0, # As `rows_at`, but of rows of these lengths
 )->Tensor: # Row numbers `(B,)`
@@ -160,7 +164,7 @@ def seed_torch(
     lo,hi = words32(('torch',*key))
     torch.manual_seed((hi<<32 | lo) & (2**63 - 1))
 
-# %% ../nbs/00_core.ipynb #b05eb049
+# %% ../nbs/00_core.ipynb #8f26b635
 @dataclass(frozen=True)
 class Formula:
     tex:str     # The equation
@@ -173,6 +177,7 @@ def formula(f, tex:str, source:str, check):
     "Promise that `f` computes `tex`; `check` can prove it wrong"
     FORMULAS[f'{f.__module__.split(".")[-1]}.{f.__name__}'] = Formula(tex, source, check)
 
+# %% ../nbs/00_core.ipynb #336b4bf9
 def apart(
     a, b, # Two numbers, or tensors of one shape: ours, the oracle's
 )->float: # $\delta$; infinite where either is not finite, or the shapes differ
@@ -245,7 +250,7 @@ class Stopped(LifeError):
 def rank()->int: return int(os.environ.get('RANK', 0)) # This process's number
 def world()->int: return int(os.environ.get('WORLD_SIZE', 1)) # How many there are
 
-# %% ../nbs/00_core.ipynb #7de3c4e5
+# %% ../nbs/00_core.ipynb #a84f345a
 @contextlib.contextmanager
 def atomic(
     path, # Where the file, or folder, shall be
@@ -263,6 +268,7 @@ def atomic(
     finally:
         with contextlib.suppress(OSError): shutil.rmtree(tmp) if folder else tmp.unlink()
 
+# %% ../nbs/00_core.ipynb #771b8259
 def size_of(path): # Bytes of a file or of what is in a folder, so far
     with contextlib.suppress(OSError): return sum(f.stat().st_size for f in [path, *path.rglob('*')] if f.is_file())
     return 0
