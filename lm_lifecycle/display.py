@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['ODD', 'CJK', 'FONT', 'RIGHT', 'LIVE', 'KINDS', 'MARKS', 'SHAPES', 'FILLS', 'INK', 'PENS', 'DASHES', 'STYLE', 'COLS',
            'LOOKS', 'CSS', 'GUESS', 'Html', 'escape', 'one_line', 'shorten', 'subscript', 'columns', 'drawable',
-           'plain', 'num', 'Lines', 'numeric', 'table_text', 'table_html', 'csv_cell', 'write_row', 'figure', 'legend',
-           'token_html', 'key_html', 'strip_html', 'flow', 'height', 'draw_strip', 'cell_html', 'scroll', 'label',
-           'cells', 'grid_html', 'draw_grid', 'on_top', 'Strip', 'Grid', 'panels_html', 'mosaic', 'show_panels',
-           'show_strip', 'show_grid', 'spread', 'label_ends', 'curves', 'bars', 'png', 'quoted', 'page', 'control',
-           'Watch', 'alert', 'explore', 'to_guess', 'masked', 'mask_explorer', 'show_masks', 'at_hidden',
+           'plain', 'num', 'Lines', 'numeric', 'table_text', 'table_html', 'csv_cell', 'write_row', 'png', 'Picture',
+           'figure', 'legend', 'token_html', 'key_html', 'strip_html', 'flow', 'height', 'draw_strip', 'cell_html',
+           'scroll', 'label', 'cells', 'grid_html', 'draw_grid', 'on_top', 'Strip', 'Grid', 'panels_html', 'mosaic',
+           'show_panels', 'show_strip', 'show_grid', 'spread', 'label_ends', 'curves', 'bars', 'quoted', 'page',
+           'control', 'Watch', 'alert', 'explore', 'to_guess', 'masked', 'mask_explorer', 'show_masks', 'at_hidden',
            'guesses_html', 'predictions_html', 'prediction_watcher', 'draw_guess', 'show_predictions', 'Live']
 
-# %% ../nbs/01_display.ipynb #99e9c08d
+# %% ../nbs/01_display.ipynb #ab6076bd
 import base64, contextlib, csv, functools, html, io, math, numbers, os, re, time, unicodedata
 from dataclasses import dataclass
 
@@ -22,7 +22,9 @@ if not os.access(os.path.expanduser('~'), os.W_OK): os.environ.setdefault('MPLCO
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython import get_ipython
 from matplotlib import font_manager
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 
 # %% ../nbs/01_display.ipynb #c43adeb7
@@ -39,7 +41,7 @@ def escape(
     "The one door to HTML: markup becomes text, what cannot be seen becomes �"
     return s if isinstance(s, Html) else Html(html.escape(ODD.sub('�', str(s))))
 
-# %% ../nbs/01_display.ipynb #243c664a
+# %% ../nbs/01_display.ipynb #a9b539ae
 CJK = 'Noto Sans CJK SC','Noto Sans CJK JP','Noto Sans SC','PingFang SC','Microsoft YaHei','WenQuanYi Zen Hei'
 FONT = ['DejaVu Sans', *sorted(set(CJK) & set(font_manager.get_font_names()), key=CJK.index)]
 
@@ -48,6 +50,7 @@ def shorten(s, n): return s if len(s) <= n else s[:max(n - 1, 1)]+'…'
 def subscript(i): return str(i).translate(str.maketrans('0123456789', '₀₁₂₃₄₅₆₇₈₉'))
 def columns(s): return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in 'WF') for c in s)
 
+# %% ../nbs/01_display.ipynb #c57e7afb
 @functools.cache
 def drawable(c): return any(font_manager.get_font(font_manager.findfont(f)).get_char_index(ord(c)) for f in FONT)
 
@@ -57,7 +60,7 @@ def plain(
     "The one door to a figure: no formula, no control character, □ for what no font here can draw"
     return ''.join(c if drawable(c) else '□' for c in one_line(s)).replace('$', r'\$')
 
-# %% ../nbs/01_display.ipynb #c1dfc43a
+# %% ../nbs/01_display.ipynb #2862ba84
 def num(v)->str:
     "A cell: whole numbers by thousands, others to three decimals, text as it is"
     v = v.item() if hasattr(v, 'item') else v
@@ -65,6 +68,7 @@ def num(v)->str:
     if isinstance(v, bool) or not isinstance(v, numbers.Real): return v if isinstance(v, str) else str(v)
     return f'{v:,}' if isinstance(v, numbers.Integral) else f'{v:,.3f}'
 
+# %% ../nbs/01_display.ipynb #6a24482d
 class Lines(str): __repr__ = str.__str__
 
 def numeric(col): return all(v is None or isinstance(v, numbers.Real) or hasattr(v, 'item') for v in col)
@@ -95,7 +99,7 @@ def table_html(
     cap = f'<caption>{escape(caption)}</caption>' if caption else ''
     return Html(f'<table>{cap}<thead><tr>{ths}</tr></thead><tbody>{trs}</tbody></table>')
 
-# %% ../nbs/01_display.ipynb #52cb3a01
+# %% ../nbs/01_display.ipynb #32a240e2
 LIVE = re.compile(r'(?![+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\Z)[=+\-@\t\r\n＝＋－＠]', re.I) # A formula, and not a number
 
 def csv_cell(
@@ -108,6 +112,7 @@ def csv_cell(
     s = '' if v is None else re.sub('[\ud800-\udfff]', '�', str(v))
     return "'"+s if LIVE.match(s) and not raw else s
 
+# %% ../nbs/01_display.ipynb #4d010a68
 def write_row(
     to,   # A text file that is open
     row,  # Values
@@ -128,16 +133,34 @@ STYLE = {'font.family':FONT, 'font.size':10, 'text.color':INK, 'figure.dpi':100,
          'axes.grid':True, 'grid.color':'#e6e6e6', 'axes.axisbelow':True, 'axes.edgecolor':'#808080',
          'lines.linewidth':2, 'legend.frameon':False, 'text.usetex':False}
 
-# %% ../nbs/01_display.ipynb #852c24cb
+# %% ../nbs/01_display.ipynb #0d45dc61
+def png(
+    fig,         # A matplotlib figure
+    alt:str,     # What it shows, in words
+    dpi:int=160, # Pixels an inch
+)->Html: # An `<img>` that carries its own data
+    "A figure inside an HTML page"
+    buf = io.BytesIO(); fig.savefig(buf, format='png', dpi=dpi, metadata={'Software':None})
+    return Html(f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}">')
+
+# %% ../nbs/01_display.ipynb #57174552
+class Picture(Figure):
+    "A figure that says what it shows, where it cannot be seen"
+    def __repr__(self): return f"Figure: {(self.get_suptitle() or 'without a title').replace(chr(92)+'$', '$')}"
+    def _repr_html_(self): return png(self, repr(self), dpi=100) if hasattr(get_ipython(), 'kernel') else None
+
+# %% ../nbs/01_display.ipynb #443168ab
 @contextlib.contextmanager
 def figure(w, h, title, **kw):
     "A figure of `w`×`h` inches in the house style, its title on the left"
     with plt.rc_context(STYLE):
-        fig,axs = (plt.subplot_mosaic if 'mosaic' in kw else plt.subplots)(figsize=(w,h), layout='constrained', **kw)
+        draw = plt.subplot_mosaic if 'mosaic' in kw else plt.subplots
+        fig,axs = draw(figsize=(w,h), layout='constrained', FigureClass=Picture, **kw)
         fig.suptitle(plain(title), x=.01, ha='left')
         try: yield fig,axs
         finally: plt.close(fig)
 
+# %% ../nbs/01_display.ipynb #50c9a75e
 def legend(fig, kinds, names):
     "Which symbol and colour stand for which of the kinds that occur"
     ks = sorted({int(k) for k in kinds})
@@ -145,7 +168,7 @@ def legend(fig, kinds, names):
                         for k in ks], loc='outside lower left', ncols=len(ks), fontsize=9,
                handlelength=1.4, columnspacing=1.8)
 
-# %% ../nbs/01_display.ipynb #3aea2375
+# %% ../nbs/01_display.ipynb #4075e0be
 def token_html(token, k, names):
     "One box; its symbol is read aloud as the kind's name"
     css = f'background:{FILLS[k]};color:{INK};border-color:{INK}' if k else 'border-color:#808080'
@@ -153,12 +176,14 @@ def token_html(token, k, names):
     return (f'<span style="display:inline-block;border:1px solid;border-radius:4px;padding:0 .35em;margin:.12em;'
             f'line-height:1.7;white-space:pre-wrap;font-family:monospace;{css}">{escape(token)}{mark}</span>')
 
+# %% ../nbs/01_display.ipynb #da985671
 def key_html(kinds, names, nought=''):
     "Which symbol stands for which of the kinds that occur; `nought` for kind 0, or nothing"
     marks = [(k, MARKS[k] if k else nought) for k in sorted({int(k) for k in kinds})]
     key = ',&ensp;'.join(f'{escape(m)} {escape(names[k])}' for k,m in marks if m)
     return Html(f'<div><small>{key}</small></div>' if key else '')
 
+# %% ../nbs/01_display.ipynb #e8093363
 def strip_html(
     tokens:list,       # `T` strings
     kinds:list,        # `T` integers: 0 is untouched, others index `names`
@@ -194,7 +219,7 @@ def draw_strip(ax, tokens, kinds, title=''):
     ax.set(xlim=(0, COLS), ylim=(height(at), 0)); ax.axis('off')
     if title: ax.set_title(plain(title), loc='left', fontsize=10)
 
-# %% ../nbs/01_display.ipynb #060157c5
+# %% ../nbs/01_display.ipynb #41d37dc6
 LOOKS = 'who looks','is looked at'
 
 def cell_html(k, names):
@@ -207,6 +232,7 @@ def scroll(body, label): # As wide as the page, and what does not fit can be scr
     return Html(f'<div role="region" aria-label="{escape(label)}" tabindex="0" '
                 f'style="overflow-x:auto;max-width:100%">{escape(body)}</div>')
 
+# %% ../nbs/01_display.ipynb #6378d7d7
 def label(s): return shorten(one_line(s), 12)
 
 def cells(kinds, rows=(), cols=()):
@@ -216,6 +242,7 @@ def cells(kinds, rows=(), cols=()):
     if (len(rows),len(cols)) == (B,T): return kinds,rows,cols
     raise ValueError(f'{B}×{T} cells, but {len(rows)} row and {len(cols)} column names')
 
+# %% ../nbs/01_display.ipynb #b88c260a
 def grid_html(
     kinds,            # `(B,T)` integers that index `names`, or truth values; a tensor, array or list
     names:tuple,      # What the kinds are called
@@ -248,7 +275,7 @@ def draw_grid(ax, kinds, rows=(), cols=(), title='', axes=LOOKS, side=.3):
 
 def on_top(ax): ax.xaxis.tick_top(); ax.xaxis.set_label_position('top'); ax.tick_params(length=0)
 
-# %% ../nbs/01_display.ipynb #39176ff6
+# %% ../nbs/01_display.ipynb #88b36f7a
 @dataclass
 class Strip:
     "Tokens, and what was done to each"
@@ -265,6 +292,7 @@ class Strip:
     @property
     def head(self): return .32*bool(self.title)
 
+# %% ../nbs/01_display.ipynb #e3a3728d
 @dataclass
 class Grid:
     "A cell per pair of row and column"
@@ -284,10 +312,11 @@ class Grid:
     @property
     def head(self): return .4 + .25*bool(self.title) + .08*max((columns(label(c)) for c in self.cols), default=0)
 
-# %% ../nbs/01_display.ipynb #1adf52c1
+# %% ../nbs/01_display.ipynb #926940c8
 def panels_html(panels, names): # One page section for all of them
     return Html(f'<div style="display:flex;flex-wrap:wrap;gap:0 2em">{"".join(p.html(names) for p in panels)}</div>')
 
+# %% ../nbs/01_display.ipynb #f68c630b
 def mosaic(panels, across):
     "A row of panel numbers per line: strips fill it, up to `across` grids share it, dots are empty"
     rows,grid = [], [isinstance(p, Grid) for p in panels]
@@ -297,6 +326,7 @@ def mosaic(panels, across):
     n = max(map(len, rows))
     return [r + ['.']*(n - len(r)) if grid[r[0]] else r*n for r in rows]
 
+# %% ../nbs/01_display.ipynb #93f290e8
 def show_panels(
     panels:list,  # `Strip`s and `Grid`s
     names:tuple,  # What the kinds are called
@@ -313,6 +343,7 @@ def show_panels(
         legend(fig, [k for p in panels for k in np.ravel(p.kinds)], names)
     return fig
 
+# %% ../nbs/01_display.ipynb #abc22dd6
 def show_strip(
     tokens:list,       # `T` strings
     kinds:list,        # `T` integers: 0 is untouched, others index `names`
@@ -322,6 +353,7 @@ def show_strip(
     "`strip_html` as a picture"
     return show_panels([Strip('', tokens, kinds)], names, title)
 
+# %% ../nbs/01_display.ipynb #ca59719f
 def show_grid(
     kind,        # `(B,T)` integers that index `names`; a tensor, array or list
     names:tuple, # What the kinds are called
@@ -330,13 +362,14 @@ def show_grid(
     "A batch: one cell per position, its kind by symbol and colour"
     return show_panels([Grid('', kind, axes=('row','position'))], names, title)
 
-# %% ../nbs/01_display.ipynb #b8d66b9f
+# %% ../nbs/01_display.ipynb #d3bf2079
 def spread(ys, gap):
     "Move numbers up until neighbours are `gap` apart, then all down below 1"
     ys = np.array(ys, float); o = ys.argsort(kind='stable')
     for a,b in zip(o, o[1:]): ys[b] = max(ys[b], ys[a] + gap)
     return ys - max(ys.max(initial=0) - 1, 0)
 
+# %% ../nbs/01_display.ipynb #c20ead87
 def label_ends(ax, series, gap=.075):
     "Write each curve's name beside its last finite point"
     ends = [(i,n,[(a,b) for a,b in zip(*xy) if math.isfinite(b)][-1:]) for i,(n,xy) in enumerate(series.items())]
@@ -348,6 +381,7 @@ def label_ends(ax, series, gap=.075):
         ax.annotate(plain(shorten(n, 32)), e, (1.03, y), textcoords='axes fraction', va='center', color=c,
                     weight='bold', annotation_clip=False, arrowprops=dict(arrowstyle='-', color=c, lw=.7, shrinkB=4))
 
+# %% ../nbs/01_display.ipynb #7f724588
 def curves(
     series:dict, # Name → (xs, ys)
     title:str,   # The question it answers
@@ -383,16 +417,7 @@ def bars(
         ax.grid(axis='y', visible=False); ax.spines['left'].set_visible(False); ax.tick_params(axis='y', length=0)
     return fig
 
-# %% ../nbs/01_display.ipynb #594012fb
-def png(
-    fig,         # A matplotlib figure
-    alt:str,     # What it shows, in words
-    dpi:int=160, # Pixels an inch
-)->Html: # An `<img>` that carries its own data
-    "A figure inside an HTML page"
-    buf = io.BytesIO(); fig.savefig(buf, format='png', dpi=dpi, metadata={'Software':None})
-    return Html(f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}">')
-
+# %% ../nbs/01_display.ipynb #87fd775c
 CSS = '''
 :root{color-scheme:light dark} body{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
 img{max-width:100%;height:auto;background:#fff;border-radius:4px} pre{white-space:pre-wrap}
@@ -402,6 +427,7 @@ tbody th{font-weight:400}'''
 
 def quoted(text)->Html: return Html(f'<blockquote>{escape(text)}</blockquote>') # What somebody, or something, has written
 
+# %% ../nbs/01_display.ipynb #42864667
 def page(
     title:str,     # Its title and heading
     sections:dict, # Heading → HTML made by the functions of this chapter, or text
@@ -418,7 +444,7 @@ def page(
 </main></body></html>
 ''')
 
-# %% ../nbs/01_display.ipynb #80541bf5
+# %% ../nbs/01_display.ipynb #912da5ad
 def control(
     name:str, # What it sets
     v,        # Text, a number from 0 on, True or False; a list or dict to choose from; or a widget
@@ -431,6 +457,7 @@ def control(
     if isinstance(v, str): return widgets.Text(value=v, continuous_update=False, **kw)
     return widgets.Dropdown(options=list(v.items() if isinstance(v, dict) else v), **kw)
 
+# %% ../nbs/01_display.ipynb #3853935d
 class Watch(widgets.VBox):
     "Named controls above the HTML that `draw` makes of their values; each control is an attribute, as is `html`"
     def __init__(self, draw, **controls):
@@ -456,13 +483,14 @@ def explore(
     "Panels that follow their controls; `show_panels(fn(…), names, title)` is the still picture"
     return Watch(lambda **values: panels_html(fn(**values), names), **controls)
 
-# %% ../nbs/01_display.ipynb #8888013d
+# %% ../nbs/01_display.ipynb #1727e6f7
 def to_guess(kinds): return f'{sum(int(k) > 0 for k in kinds)} of {len(kinds)} tokens to guess'
 
 def masked(made, before=''):
     "The strip of (tokens, kinds), headed by how much it asks for"
     return Strip(before + to_guess(made[1]), *made)
 
+# %% ../nbs/01_display.ipynb #d75f33d5
 def mask_explorer(
     fn,                          # (rate, seed, strategy) → (tokens, kinds), as `strip_html` wants them
     rates:tuple=(.15,.3,.5,.8),  # Rates to choose from
@@ -484,7 +512,7 @@ def show_masks(
     head = lambda rate, seed, how: f'{100*rate:g} % · seed {seed} · {how}: '
     return show_panels([masked(fn(*s), head(*s)) for s in settings], names, title)
 
-# %% ../nbs/01_display.ipynb #b0e71c32
+# %% ../nbs/01_display.ipynb #c4486100
 GUESS = 'seen','to guess'
 
 def at_hidden(tokens, frames):
@@ -493,6 +521,7 @@ def at_hidden(tokens, frames):
     shown = [f'{w}{subscript(t)}' if t in asked else w for t,w in enumerate(tokens)]
     return shown, [int(t in asked) for t in range(len(tokens))], asked
 
+# %% ../nbs/01_display.ipynb #fa0c6439
 def guesses_html(truth, guesses):
     "The best guesses at one position: bar, probability, token, and ✓ for the right one"
     def bar(w, p):
@@ -502,6 +531,7 @@ def guesses_html(truth, guesses):
                 f'background:#8884">{fill}</span> {p:.2f} {escape(w)}{" <b>✓</b>" if w == truth else ""}</div>')
     return Html(''.join(bar(w, float(p)) for w,p in guesses))
 
+# %% ../nbs/01_display.ipynb #a4a2df97
 def predictions_html(
     tokens:list, # The masked sentence, `T` strings
     frames:list, # (step, [(position, truth, [(token, probability), …]), …])
@@ -522,7 +552,7 @@ def prediction_watcher(
     draw = lambda step: predictions_html(tokens, [] if step is None else [frames[step]])
     return Watch(draw, step=widgets.Dropdown(options=options, value=last, description='Step'))
 
-# %% ../nbs/01_display.ipynb #e1afecf9
+# %% ../nbs/01_display.ipynb #acf6f321
 def draw_guess(ax, x, y, truth, guess, p, chars):
     "One cell: the best guess, its probability as number and bar, ✓ and a tint if right"
     right = guess == truth
@@ -532,6 +562,7 @@ def draw_guess(ax, x, y, truth, guess, p, chars):
     ax.text(x+.07, y+.32, text, va='center', fontsize=9, weight=weight)
     ax.text(x+.07, y+.65, f'{"✓ " if right else ""}{p:.2f}', va='center', fontsize=8, color=INK if right else '#555555')
 
+# %% ../nbs/01_display.ipynb #ddb8196c
 def show_predictions(
     tokens:list, # The masked sentence, `T` strings
     frames:list, # As for `predictions_html`
