@@ -73,7 +73,7 @@ def docstrings(
         if not isinstance(c, (ast.stmt,ast.ExceptHandler)): continue
         yield from docstrings(c, f'{name}.{c.name}' if isinstance(c, defs) else name)
 
-# %% ../nbs/02_text.ipynb #2c98c3ce
+# %% ../nbs/02_text.ipynb #28b57127
 def read_files(
     files:list, # Source, dotted name and path of each
 )->list: # Source, dotted name and text of each docstring over 40 characters
@@ -85,6 +85,7 @@ def read_files(
         out += [(s,n,d) for n,d in docstrings(tree, name) if len(d) > 40]
     return out
 
+# %% ../nbs/02_text.ipynb #2e1bae28
 def read_apart(files:list)->list:
     "`read_files` in a fresh interpreter, or in this one where none can be started"
     code = '\n'.join(['import ast,gc,json,sys,warnings; gc.disable()', *map(inspect.getsource, (docstrings,read_files)),
@@ -94,10 +95,11 @@ def read_apart(files:list)->list:
     except (OSError,subprocess.CalledProcessError): return read_files(files)
     return [tuple(r) for r in json.loads(out)]
 
-# %% ../nbs/02_text.ipynb #8bcc3c9e
+# %% ../nbs/02_text.ipynb #6ebeef28
 class Crc(dict):
     def __missing__(self, w): self[w] = c = zlib.crc32(w.encode()); return c
 
+# %% ../nbs/02_text.ipynb #79b5022e
 def shingles(
     texts:list, # N strings
     n:int=3,    # Words a shingle
@@ -140,13 +142,14 @@ def clusters(
             i,j = sorted((root(i), root(j))); parent[j] = i
     return np.array([root(i) for i in range(len(texts))])
 
-# %% ../nbs/02_text.ipynb #b94aaf50
+# %% ../nbs/02_text.ipynb #9cc2c69c
 def side(
     text:str, # Any text
 )->str: # `train`, `valid` or `test`, 90 : 5 : 5
     "Deal by hash"
     return ('train','valid','test')[int(np.digitize(words32((text,))[0]/2**32, [.9,.95]))]
 
+# %% ../nbs/02_text.ipynb #8deb3dc8
 def split_texts(
     texts:list, # N strings
 )->list: # The side of each
@@ -154,13 +157,14 @@ def split_texts(
     c = clusters(texts); giant = np.bincount(c)[c] > max(50, len(c)/1000)
     return ['train' if g else side(texts[i]) for i,g in zip(c, giant)]
 
-# %% ../nbs/02_text.ipynb #5f6a4278
+# %% ../nbs/02_text.ipynb #54a6e4a2
 class Doc(NamedTuple):
     text:str   # The docstring, indentation removed
     source:str # One of `SOURCES`
     name:str   # Dotted name of what it documents
     split:str  # `train`, `valid` or `test`
 
+# %% ../nbs/02_text.ipynb #6b4f94fb
 def build_docs(
     found:dict, # As from `installed`
 )->list: # Of `Doc`
@@ -172,7 +176,7 @@ def build_docs(
             for s,name,text in rows: first.setdefault(text, (s,name))
     return [Doc(t, *sn, p) for (t,sn),p in zip(first.items(), split_texts(list(first)))]
 
-# %% ../nbs/02_text.ipynb #1560d7de
+# %% ../nbs/02_text.ipynb #a89fff17
 DOCS_FORMAT = 1
 
 def load_docs(path):
@@ -181,6 +185,7 @@ def load_docs(path):
         with gzip.open(path, 'rt', encoding='utf-8') as f: return tuple(Doc(*json.loads(l)) for l in f)
     except (OSError,EOFError,ValueError,TypeError,zlib.error): return ()
 
+# %% ../nbs/02_text.ipynb #405942cf
 @functools.cache
 def corpus()->tuple: # Of `Doc`
     "All docstrings: from the cache, or built into it"
@@ -193,6 +198,7 @@ def corpus()->tuple: # Of `Doc`
             f.writelines(json.dumps(d)+'\n' for d in docs)
     return docs
 
+# %% ../nbs/02_text.ipynb #779575e8
 def docs(
     split:str=None, # `train`, `valid` or `test`; everything when absent
 )->list: # Of `Doc`
@@ -200,6 +206,7 @@ def docs(
     if split not in (None,'train','valid','test'): raise BadInput(f"split {split!r}: choose train, valid or test")
     return [d for d in corpus() if split in (None, d.split)]
 
+# %% ../nbs/02_text.ipynb #08ce77cc
 def fingerprint(
     docs:list, # Of `Doc`, or of strings
 )->str: # 12 hexadecimal digits
@@ -232,7 +239,7 @@ class Labelled:
             rows += [mine[i] for i in order((seed,'few',c), len(mine))[:k].tolist()]
         return self.pick(rows)
 
-# %% ../nbs/02_text.ipynb #799ef992
+# %% ../nbs/02_text.ipynb #95ef3ddc
 LIBRARIES = ('python','scipy','pandas','matplotlib','sympy','torch','transformers')
 NAMES = tuple(s.lower() for s in (*SOURCES,'pyplot','pylab','scikit','huggingface','tensorflow'))
 ALIASES = ('np','sp','pd','plt','mpl','sk','nx','tf','hf','py','jax')
@@ -240,6 +247,7 @@ ALIASES = ('np','sp','pd','plt','mpl','sk','nx','tf','hf','py','jax')
 @functools.cache
 def mask_word(w): return 'lib' if w.lower() in ALIASES or any(n in w.lower() for n in NAMES) else w
 
+# %% ../nbs/02_text.ipynb #f3b3cbe3
 def mask_names(
     text:str, # As written
 )->str: # With `lib` in place of every library's name and alias
@@ -257,13 +265,14 @@ def which_library(
     texts = [mask_names(t[i]) for l,t in by.items() for i in order((0,'which',split,l), len(t))[:n].tolist()]
     return Labelled(texts, [c for c in range(len(by)) for _ in range(n)], list(LIBRARIES))
 
-# %% ../nbs/02_text.ipynb #a5c23d68
+# %% ../nbs/02_text.ipynb #e00a6393
 class Span(NamedTuple):
     text:str  # As it stands in the docstring
     start:int # Its first character there
     @property
     def end(self): return self.start + len(self.text)
 
+# %% ../nbs/02_text.ipynb #d7e9bd80
 class Entry(NamedTuple):
     kind:str  # `param`, `returns` or `raises`
     name:Span # Of the parameter or exception; empty for most of what is returned
@@ -277,12 +286,13 @@ class Sections(NamedTuple):
     entries:list # Of `Entry`, in order
     def of(self, kind): return [e for e in self.entries if e.kind == kind]
 
+# %% ../nbs/02_text.ipynb #084fae37
 def trim(
     text:str, i:int, j:int, # A docstring, and a piece of it
 )->Span: # Without the white space around it
     s = text[i:j]; return Span(s.strip(), i + len(s) - len(s.lstrip()))
 
-# %% ../nbs/02_text.ipynb #ae637bf5
+# %% ../nbs/02_text.ipynb #e2cdb18d
 TITLED = dict(param='Parameters|Params|Arg(?:ument)?s|Kwargs|Keyword [Aa]rg(?:ument)?s|Other Parameters',
              returns='Returns?|Yields', raises='Raises?')
 OTHER = 'Attributes|Examples?|Notes?|Warnings?|Usage|References|See [Aa]lso|Shape|Inputs?|Outputs?'
@@ -293,6 +303,7 @@ OUTDENT = re.compile(r'(?m)^(?P<pad> *)(?=\S)')
 
 def kind_of(title): return next((k for k,p in TITLED.items() if re.fullmatch(p, title)), None)
 
+# %% ../nbs/02_text.ipynb #c2d83971
 def headers(
     text:str, # A docstring, cleaned
 ): # Yields a match of `HEADER`, and where what belongs to it ends
@@ -303,7 +314,7 @@ def headers(
         i = next((e.start() for e in ends if len(e['pad']) <= len(m['pad'])), len(text))
         yield m, i
 
-# %% ../nbs/02_text.ipynb #bdaf6075
+# %% ../nbs/02_text.ipynb #cb6b3390
 BRACKETS = r'(?:[^()]|\((?:[^()]|\([^()]*\))*\))*'
 NAME = r'[*`\\]*\w[\w.]*[*`]*'; NAMED = rf'(?P<name>{NAME}(?: *, *{NAME})*)'
 TYPE = rf'(?:`[^`\n]+`|[\w.]+(?:\[[^\n:]*\])?)(?: *\({BRACKETS}\))?'
@@ -315,12 +326,14 @@ ITEM = {k:re.compile(p) for k,p in {
     ('google','returns'):rf'(?:(?P<type>{TYPE})(?::\s|\s*$))?(?P<text>[\s\S]*)',
     ('numpy','raises'): RAISED, ('google','raises'): RAISED}.items()}
 
+# %% ../nbs/02_text.ipynb #6b7f6ffa
 def hanging(text, i, j):
     "Yield the least indented lines, each with the deeper ones below it"
     lines = list(OUTDENT.finditer(text, i, j))
     at = [m.start() for m in lines if len(m['pad']) <= len(lines[0]['pad'])] + [j]
     yield from (trim(text, *ab) for ab in zip(at, at[1:]))
 
+# %% ../nbs/02_text.ipynb #bc11a53f
 def listed(
     text:str, style:str, kind:str, # A docstring; `numpy` or `google`; a key of `TITLED`
     i:int, j:int,                  # The section's place
@@ -333,7 +346,7 @@ def listed(
         a,b = place('name'); names = [Span(n[0], a + n.start()) for n in re.finditer(r'\w[\w.]*', text[a:b])]
         for n in names or [Span('', a)]: yield Entry(kind, n, trim(text, *place('type')), trim(text, *place('text')))
 
-# %% ../nbs/02_text.ipynb #1c948b60
+# %% ../nbs/02_text.ipynb #8e33f836
 def fields(
     text:str, found:list, # A docstring; as from `headers`
 )->list: # Of `Entry`
@@ -347,6 +360,7 @@ def fields(
         else: out.append(Entry(next(k for k in TITLED if k.startswith(m['field'])), name, trim(text, of.start, cut), value))
     return [e._replace(type=types.get(e.name.text, e.type)) for e in out]
 
+# %% ../nbs/02_text.ipynb #1ed41b7e
 def sections(
     text:str, # A docstring, cleaned
 )->Sections:
@@ -359,12 +373,13 @@ def sections(
         if kind := kind_of(title): out += listed(text, 'numpy' if m['numpy'] else 'google', kind, m.end(), j)
     return Sections(trim(text, 0, cut), trim(text, cut, head), parts, out + fields(text, found))
 
-# %% ../nbs/02_text.ipynb #0ccd7c92
+# %% ../nbs/02_text.ipynb #43731ce8
 def line_of(path, n): # A folder's rows say which of its files they are from
     return str(Path(path)/n) if isinstance(n, str) and Path(path).is_dir() else f'{path}:{n}'
 
 def bad_line(path, n, why): return BadInput(' '.join(f'{line_of(path, n)}: {why}'.splitlines()))
 
+# %% ../nbs/02_text.ipynb #099a21bc
 def refuse(
     e,         # What is wrong with a row
     skip=None, # Where it is put, if reading shall go on
@@ -373,6 +388,7 @@ def refuse(
     if skip is None: raise e
     skip.append(BadInput(str(e))) # Without the traceback, which would keep the row in memory
 
+# %% ../nbs/02_text.ipynb #7df553b4
 def each(
     rows, f,    # Tuples; what to make of one: an item, or None, or a `BadInput`
     skip=None,  # As `refuse`
@@ -386,6 +402,7 @@ def each(
         if item is not None: n += 1; yield item
     if empty and not n: raise next(iter((skip or [])[before:]), empty)
 
+# %% ../nbs/02_text.ipynb #8814e171
 def report_skipped(
     skip:list, # As every reader fills it
     n:int=5,   # How many are listed
@@ -393,7 +410,7 @@ def report_skipped(
     "Say on standard error what was left out"
     if skip: print(f'skipped {len(skip):,} bad rows:', *skip[:n], *['…'][:len(skip) - n], sep='\n', file=sys.stderr)
 
-# %% ../nbs/02_text.ipynb #f7ba7cc6
+# %% ../nbs/02_text.ipynb #e6462072
 LONG,ROW = 2**20,2**25 # Characters: a longer text is cut, a longer row refused
 
 def gzipped(path): return str(path).lower().endswith('.gz')
@@ -411,9 +428,11 @@ def open_text(path, encoding='utf-8'):
     except (OSError,EOFError,zlib.error) as e:
         raise BadInput(f'{path}: cannot be read ({getattr(e, "strerror", None) or e}); check its permissions, or fetch it again') from e
 
+# %% ../nbs/02_text.ipynb #58e2f907
 def tidy(l): # No NUL, no byte-order mark, one kind of line end
     l = l.replace('\0', '').removeprefix('\ufeff'); return l[:-2]+'\n' if l.endswith('\r\n') else l.removesuffix('\r')
 
+# %% ../nbs/02_text.ipynb #59e0a4f1
 def not_encoded(path, n, line, i, byte, encoding):
     guess = 'utf-16' if line[:2] in ('\udcff\udcfe','\udcfe\udcff') else 'latin-1'
     return bad_line(path, n, f'byte 0x{byte:02x} at column {i+1} is not {encoding}; give --encoding, e.g. {guess}, or convert the file')
@@ -423,6 +442,7 @@ def check_bytes(l, path, n, encoding):
     try: l.isascii() or l.encode()
     except UnicodeEncodeError as e: raise not_encoded(path, n, l, e.start, ord(l[e.start]) & 255, encoding) from None
 
+# %% ../nbs/02_text.ipynb #00f8b025
 def raw_lines(
     path,                   # A text file, gzipped or not
     encoding:str='utf-8',   # What its bytes mean
@@ -444,6 +464,7 @@ def raw_lines(
             raise not_encoded(path, n, '', len(good) - good.rfind('\n') - 1, e.object[e.start], encoding) from e
     if nul: warnings.warn(f'{path}:{nul[0]}: NUL bytes removed in {len(nul)} lines; is it really text, or --encoding utf-16?')
 
+# %% ../nbs/02_text.ipynb #2c37b1a8
 def read_lines(
     path, encoding:str='utf-8', skip:list=None, most:int=ROW, # As `raw_lines`
 ):
@@ -454,13 +475,14 @@ def read_lines(
             last = n; refuse(bad_line(path, n, f'more than {most:,} characters; write one row a line, and cut long texts'), skip)
         if n != last: yield n, l.removesuffix('\n')
 
-# %% ../nbs/02_text.ipynb #e2b3d700
+# %% ../nbs/02_text.ipynb #d6411844
 def has_blank(path, encoding='utf-8')->bool:
     "Is there a blank line?"
     with open_text(path, encoding) as f, contextlib.suppress(UnicodeDecodeError):
         parts = pairwise(chain('\n', iter(functools.partial(f.readline, LONG), '')))
         return any(a[-1] == '\n' and len(b) < LONG and not tidy(b).strip() for a,b in parts)
 
+# %% ../nbs/02_text.ipynb #6d97e13e
 def cut(s): # At the last space
     i = max(map(s.rfind, ' \n\t')) + 1 or len(s); return s[:i], s[i:]
 
@@ -474,7 +496,7 @@ def read_txt(path, cols, encoding='utf-8', skip=None):
         elif len(doc) >= LONG: part,doc = cut(doc); cuts.append(start); yield start, {cols[0]:part}; start = n
     if cuts: warnings.warn(f'{path}:{cuts[0]}: longer than {LONG:,} characters; texts were cut (cuts: {len(cuts)}); separate them by blank lines')
 
-# %% ../nbs/02_text.ipynb #7ca8e603
+# %% ../nbs/02_text.ipynb #85b2112f
 def brief(names): return ', '.join(str(s)[:40] for s in list(names)[:20]) # A file may have thousands
 
 def heading(cells, cols, path, n, sep)->list: # Names of the columns
@@ -484,6 +506,7 @@ def heading(cells, cols, path, n, sep)->list: # Names of the columns
     if twice: raise bad_line(path, n, f"column {twice[0][:40]!r} appears twice; rename one")
     return head
 
+# %% ../nbs/02_text.ipynb #3f1797c4
 def read_table(path, cols, rows, sep, skip=None):
     "Yield number and a dict for each row of cells"
     rows = ((n,cells) for n,cells in rows if any(cells))
@@ -495,10 +518,11 @@ def read_table(path, cols, rows, sep, skip=None):
         raise bad_line(path, n, f"{why}; separate {brief(head)} by one {sep} each")
     yield from each(rows if head is first[1] else chain([first], rows), named, skip)
 
+# %% ../nbs/02_text.ipynb #100406dc
 def read_tsv(path, cols, encoding='utf-8', skip=None):
     return read_table(path, cols, ((n, l.split('\t')) for n,l in read_lines(path, encoding, skip)), 'tab', skip)
 
-# %% ../nbs/02_text.ipynb #1c5e8c6d
+# %% ../nbs/02_text.ipynb #0961e5e9
 def csv_rows(lines, path, skip=None):
     "Yield number and cells of each row"
     ahead,taken = deque(),[] # Lines to be read again; lines of the row that is being read
@@ -512,11 +536,12 @@ def csv_rows(lines, path, skip=None):
             (n,l),*rest = taken; taken.clear(); ahead.extendleft(reversed(rest))
             refuse(bad_line(path, n, f'{str(e).split(" - ")[0]}, in {l[:40]!r}; put the text in quotes, and double quotes within'), skip)
 
+# %% ../nbs/02_text.ipynb #06fecc9c
 def read_csv(path, cols, encoding='utf-8', skip=None):
     csv.field_size_limit(ROW)
     return read_table(path, cols, csv_rows(read_lines(path, encoding, skip), path, skip), 'comma', skip)
 
-# %% ../nbs/02_text.ipynb #b86343d7
+# %% ../nbs/02_text.ipynb #b355ec84
 HALF = re.compile(r'\\u[dD][89a-fA-F]') # Of a pair of surrogates
 
 def parse_json(l, path, n, cols)->dict:
@@ -531,11 +556,12 @@ def parse_json(l, path, n, cols)->dict:
     if isinstance(row, dict): return row
     raise bad_line(path, n, f'{l[:20]!r} is not an object; write {{"{cols[0]}": "…"}}')
 
+# %% ../nbs/02_text.ipynb #93eeca49
 def read_jsonl(path, cols, encoding='utf-8', skip=None):
     "Yield number and object of each line that is not blank"
     return each(read_lines(path, encoding, skip), lambda n,l: (n, parse_json(l, path, n, cols)) if l.strip() else None, skip)
 
-# %% ../nbs/02_text.ipynb #222f09de
+# %% ../nbs/02_text.ipynb #dd30ffa9
 @contextlib.contextmanager
 def open_binary(path):
     "A file that can be read from any place"
@@ -544,6 +570,7 @@ def open_binary(path):
     else:
         with open(path, 'rb') as f: yield f
 
+# %% ../nbs/02_text.ipynb #60018278
 def read_parquet(path, cols, encoding='utf-8', skip=None):
     "Yield number and row, some rows in memory at a time"
     import pyarrow as pa, pyarrow.parquet as pq
@@ -558,7 +585,7 @@ def read_parquet(path, cols, encoding='utf-8', skip=None):
         why = (str(e) or repr(e)).splitlines()[0]
         raise BadInput(f'{path}: cannot be read after row {n} ({why[:200]}); write it again') from e
 
-# %% ../nbs/02_text.ipynb #308c65d1
+# %% ../nbs/02_text.ipynb #6f63e3e0
 READERS = {'.txt':read_txt, '.tsv':read_tsv, '.csv':read_csv, '.jsonl':read_jsonl, '.parquet':read_parquet}
 RUNS = '.pkl','.py','.pt','.pth','.bin','.joblib'
 HUB = re.compile(r'\w[\w.-]*/\w[\w.-]*(:[^:\s]+){0,2}') # Owner, name, part, split
@@ -568,6 +595,7 @@ def suffix(path): return Path(str(path).lower().removesuffix('.gz')).suffix
 def on_hub(path)->bool: # Is this a name, rather than a file?
     return bool(HUB.fullmatch(str(path))) and suffix(path) not in READERS and not os.path.exists(path)
 
+# %% ../nbs/02_text.ipynb #aab19586
 def reader_of(path):
     "By the kind of the file"
     kind = suffix(path)
@@ -577,6 +605,7 @@ def reader_of(path):
     if kind in RUNS: raise Unsafe(f'{path}: {kind!r} files can run code when they are opened; write the rows as jsonl or parquet')
     raise BadInput(f"{path}: {kind or 'no suffix'!r} is none of {' '.join(READERS)}; convert or rename it")
 
+# %% ../nbs/02_text.ipynb #7f8216e9
 def paths_of(paths):
     "Files, with folders opened"
     for p in [paths] if isinstance(paths, (str,Path)) else paths:
@@ -587,6 +616,7 @@ def paths_of(paths):
         if not found: raise BadInput(f"{p}: no file in this folder is one of {' '.join(READERS)}; give another")
         yield from found
 
+# %% ../nbs/02_text.ipynb #ff622002
 def no_nul(v): # A cell, without them
     if isinstance(v, list): return [no_nul(x) if isinstance(x, str) else x for x in v]
     return v.replace('\0', '') if isinstance(v, str) else v
@@ -600,6 +630,7 @@ def without_nul(rows, path):
         yield n, clean
     if nul: warnings.warn(f'{line_of(path, nul[0])}: NUL characters removed in {len(nul)} rows; is it really text?')
 
+# %% ../nbs/02_text.ipynb #cc694307
 def read_rows(
     path,       # A file of one of `READERS`' kinds, `.gz` or not; a folder of them; a name on the hub
     cols:tuple, # The columns wanted
@@ -618,7 +649,7 @@ def read_cell(row, col, path, n):
         raise bad_line(path, n, f'{col!r} is {str(v)[:40]}, not text; give it a value')
     return str(v)
 
-# %% ../nbs/02_text.ipynb #958dc8fb
+# %% ../nbs/02_text.ipynb #c4331343
 def iter_texts(
     paths,               # A file, a folder, a hub name, or a list of them
     text:str='text',     # Column that holds the text, where there are columns
@@ -629,6 +660,7 @@ def iter_texts(
         def one(n, row): s = read_cell(row, text, p, n); return (p,n,s) if s.strip() else None
         yield from each(read_rows(p, (text,), encoding, skip), one, skip, BadInput(f'{p}: holds no text; remove it or fill it'))
 
+# %% ../nbs/02_text.ipynb #69ba3ea6
 def read_texts(
     paths, text:str='text', encoding:str='utf-8', skip:list=None, # As `iter_texts`
 )->list: # Of strings
@@ -653,7 +685,7 @@ def read_examples(
         return n, ts[0] if len(ts) == 1 else tuple(ts), y
     return each(rows, one, skip, BadInput(f'{path}: holds no examples; write lines of text<TAB>label'))
 
-# %% ../nbs/02_text.ipynb #775c724f
+# %% ../nbs/02_text.ipynb #27fda58c
 def class_names(
     labels, # Strings
 )->list: # The distinct ones, in order
@@ -661,6 +693,7 @@ def class_names(
     names = set(labels)
     return sorted(names, key=lambda s: (int(s),s)) if all(re.fullmatch(r'-?\d+', s) for s in names) else sorted(names)
 
+# %% ../nbs/02_text.ipynb #7c8676db
 def warn_rare(rows, path):
     "Count the classes of one example, and name the first"
     c = Counter(l for *_,l in rows); rare = [(n,l) for n,_,l in rows if c[l] == 1]
@@ -668,6 +701,7 @@ def warn_rare(rows, path):
         why = f'class {rare[0][1][:40]!r} has one example' + (f', and so have {len(rare)-1} more' if rare[1:] else '')
         warnings.warn(f'{line_of(path, rare[0][0])}: {why}; add some, or remove it: what is learnt from cannot be tested on')
 
+# %% ../nbs/02_text.ipynb #630b9216
 def known(
     label:str, names, path, n:int, # As read; class names of training; where it stands
 )->str: # The label
@@ -680,6 +714,7 @@ def check_label(n, t, l, path, names=None):
     if not l: raise bad_line(path, n, 'the label is empty; fill it or remove the line')
     return n, t, known(l, names, path, n) if names else l
 
+# %% ../nbs/02_text.ipynb #eb1081c0
 def number_labels(
     rows:list,       # Number, text and label of each
     path,            # Where they are from
@@ -697,6 +732,7 @@ def number_labels(
     number = {l:i for i,l in enumerate(names)}
     return Labelled([t for _,t,_ in rows], [number[l] for *_,l in rows], list(names))
 
+# %% ../nbs/02_text.ipynb #cd0c66c2
 def read_name(row, col, path, n): return read_cell(row, col, path, n).strip() # Of a class
 
 def read_labelled(
@@ -712,7 +748,7 @@ def read_labelled(
     rows = read_examples(read_rows(path, (text,label), encoding, skip), path, text, text2, label, read_name, skip)
     return number_labels(list(rows), path, names, skip)
 
-# %% ../nbs/02_text.ipynb #e8a904f1
+# %% ../nbs/02_text.ipynb #fde8cd94
 def ask_hub(repo:str):
     "Is there such a set? If nobody answers, what was fetched before may still be read, and nobody is asked again"
     import datasets, huggingface_hub as hub
@@ -721,6 +757,7 @@ def ask_hub(repo:str):
         raise BadInput(f'{repo}: no such file, and no data set of this name on the hub; check the name') from e
     except Exception: hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 
+# %% ../nbs/02_text.ipynb #bead3f4e
 def load_hub(repo:str, split:str, **kw):
     "A data set, or one clear line"
     import datasets
@@ -734,6 +771,7 @@ def load_hub(repo:str, split:str, **kw):
         if not here: why = f'no such file, and on the hub: {why}'
         raise BadInput(f"{repo}: {why}; check name, split and network, or download its files and name those") from e
 
+# %% ../nbs/02_text.ipynb #46b1fde1
 def spell(v, names): # A class, or several, by name; a hidden one is -1
     if isinstance(v, list): return [spell(i, names) for i in v]
     return None if v is None or v < 0 else names[v]
@@ -743,6 +781,7 @@ def hub_rows(ds): # Yields number and row
     names = {c:f.names for c,f in inner.items() if getattr(f, 'names', None)}
     for n,row in enumerate(ds, 1): yield n, row | {c:spell(row[c], names[c]) for c in names}
 
+# %% ../nbs/02_text.ipynb #230a5231
 def hub_name(path)->tuple: # Name and split; the middle part stays with the name
     repo,*more = str(path).split(':')
     return ':'.join([repo, *more[:-1]]), more[-1] if more else 'train'
@@ -750,6 +789,7 @@ def hub_name(path)->tuple: # Name and split; the middle part stays with the name
 def read_hub(path, cols, encoding='utf-8', skip=None): # A reader as those of files
     return hub_rows(load_hub(*hub_name(path)))
 
+# %% ../nbs/02_text.ipynb #607be4c5
 def from_hub(
     repo:str,          # Name on the hub, or a local folder
     split:str='train', # Any split, or slice of one: `train[:1000]`
