@@ -28,11 +28,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from .core import *
 
-# %% ../nbs/03_tokens.ipynb #153241a8
+# %% ../nbs/03_tokens.ipynb #c8810f83
 SPECIALS = ['[PAD]','[UNK]','[CLS]','[SEP]','[MASK]']
 UNSPACED = '\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff' # Written without spaces
 TIGHT = fr'(?<=[{UNSPACED}‘’“”—…·]) (?=[{UNSPACED}‘’“”—…·])|(?<=[{UNSPACED}]) (?!\p{{L}})|(?<!\p{{L}}) (?=[{UNSPACED}])'
 
+# %% ../nbs/03_tokens.ipynb #724d45fe
 def wordpiece(texts, size, lowercase):
     "BERT's tokenizer, the same for the same texts"
     norm,pre,n = normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer(), Counter()
@@ -50,6 +51,7 @@ def wordpiece(texts, size, lowercase):
     t.decoder = decoders.Sequence([decoders.WordPiece('##'), decoders.Fuse(), decoders.Replace(Regex(TIGHT), '')])
     return t
 
+# %% ../nbs/03_tokens.ipynb #246c993f
 def bpe(texts, size):
     "Bytes, joined"
     t = Tokenizer(models.BPE())
@@ -76,7 +78,7 @@ def train_tokenizer(
     names,special = ['input_ids','token_type_ids','attention_mask'], {f'{s[1:-1].lower()}_token':s for s in SPECIALS}
     return PreTrainedTokenizerFast(tokenizer_object=t, model_input_names=names, **special)
 
-# %% ../nbs/03_tokens.ipynb #0e9f3c02
+# %% ../nbs/03_tokens.ipynb #207a02dc
 PICKLED = '.bin','.pt','.pth','.ckpt','.pkl','.pickle'
 MOST = 100_000_000 # Bytes of a header, as in the library
 BITS = dict(BOOL=8, U8=8, I8=8, U16=16, I16=16, F16=16, BF16=16, U32=32, I32=32, F32=32, U64=64, I64=64, F64=64, C64=64,
@@ -87,6 +89,7 @@ def once(pairs): # An object of JSON
     if len(o) < len(pairs): raise ValueError('one name stands twice')
     return o
 
+# %% ../nbs/03_tokens.ipynb #d0253c13
 def tensor_span(name:str, t)->tuple: # Where its bytes begin and end
     "One entry of a header, if its shape fills its span"
     if not isinstance(t, dict) or t.keys() != {'dtype','shape','data_offsets'}: raise ValueError(f'{name[:40]!r} is no tensor')
@@ -97,6 +100,7 @@ def tensor_span(name:str, t)->tuple: # Where its bytes begin and end
     if math.prod(t['shape'])*bits != 8*(end - begin): raise ValueError(f'{name[:40]!r} does not fill its bytes')
     return begin,end
 
+# %% ../nbs/03_tokens.ipynb #b7588c24
 def spoken_for(header:dict)->int: # Bytes
     "The length of the data, if all spans lie end to end"
     if not all(isinstance(v, str) for v in header.get('__metadata__', {}).values()): raise ValueError('metadata that are no text')
@@ -136,7 +140,7 @@ def inside(
     if not ok: raise Unsafe(f"{folder}: {str(name)[:80]!r} leads out of this folder; put the file itself there, or use another")
     return Path(folder)/name
 
-# %% ../nbs/03_tokens.ipynb #74e8f83b
+# %% ../nbs/03_tokens.ipynb #b2d5ff49
 def read_json(path)->dict: # Empty where there is no such file
     "An object that a stranger may have written"
     try: o = json.loads(Path(path).read_text(encoding='utf-8'))
@@ -145,6 +149,7 @@ def read_json(path)->dict: # Empty where there is no such file
     if isinstance(o, dict): return o
     raise BadInput(f'{path}: cannot be opened (not an object); fetch or make it again')
 
+# %% ../nbs/03_tokens.ipynb #4f4135cc
 def asked_for(o): # Yields every name and value of an object, at any depth
     todo = [o]
     while todo:
@@ -152,6 +157,7 @@ def asked_for(o): # Yields every name and value of an object, at any depth
         if isinstance(o, dict): yield from o.items()
         if isinstance(o, (dict,list)): todo += o.values() if isinstance(o, dict) else o
 
+# %% ../nbs/03_tokens.ipynb #de78782d
 def vet_setting(f:Path, name:str, value): # … the file it stands in
     "Refuse one that asks for code, or for a file elsewhere"
     if name in ('auto_map','custom_pipelines') and value or name.endswith('_implementation') and '/' in str(value):
@@ -160,6 +166,7 @@ def vet_setting(f:Path, name:str, value): # … the file it stands in
     for n in files:
         if isinstance(n, str) and any(map(os.path.exists, (f.parent/n, n))): inside(f.parent, n)
 
+# %% ../nbs/03_tokens.ipynb #45185393
 def vet_settings(folder:Path):
     "Refuse a folder with such a setting, or with links that leave it"
     try: links = [f.name for f in folder.iterdir() if f.is_symlink() and f.suffix in ('.json','.txt','.model','.jinja')]
@@ -168,7 +175,7 @@ def vet_settings(folder:Path):
     for f in (folder/'config.json', folder/'tokenizer_config.json'):
         for name,value in asked_for(read_json(f)): vet_setting(f, name, value)
 
-# %% ../nbs/03_tokens.ipynb #93425fb8
+# %% ../nbs/03_tokens.ipynb #389cab73
 def fetched(
     name, # A folder, or a name on the hub
     what=('*.json','*.txt','*.model','*.safetensors'), # Its files of interest
@@ -183,6 +190,7 @@ def fetched(
 
 def first_line(e)->str: return (str(e) or repr(e)).splitlines()[0] # Of an error
 
+# %% ../nbs/03_tokens.ipynb #641cadf7
 def open_tokenizer(
     name, # A folder, or a name on the hub
 ): # A fast tokenizer
@@ -193,7 +201,7 @@ def open_tokenizer(
     try: return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as e: raise BadInput(f"{name}: its tokenizer cannot be opened ({first_line(e)}); save or fetch it again") from e
 
-# %% ../nbs/03_tokens.ipynb #ee21e77d
+# %% ../nbs/03_tokens.ipynb #8b83d495
 def bare(
     tok, # Any fast tokenizer
 )->Tokenizer: # A copy of its backend
@@ -202,6 +210,7 @@ def bare(
     t.no_padding(); t.no_truncation(); t.encode_special_tokens = True
     return t
 
+# %% ../nbs/03_tokens.ipynb #b6d5953f
 def batches(texts, chars=2**20):
     "Lists of texts of about `chars` characters, so that memory stays bounded"
     for _,g in groupby(zip(accumulate(map(len, texts)), texts), lambda p: p[0]//chars): yield [s for _,s in g]
@@ -295,7 +304,7 @@ def stream(
     n = torch.tensor([len(i) for i in ids])
     return torch.cat(ids), torch.arange(len(ids), dtype=torch.int32).repeat_interleave(n)
 
-# %% ../nbs/03_tokens.ipynb #9054b282
+# %% ../nbs/03_tokens.ipynb #4c76ea6b
 FORMAT = 1
 
 def whole(path)->bool:
@@ -305,13 +314,14 @@ def whole(path)->bool:
         with open(path, 'rb') as f: f.seek(8 + int.from_bytes(f.read(8), 'little')); return hashlib.file_digest(f, 'sha256').hexdigest() == said
     except (OSError,LifeError): return False
 
+# %% ../nbs/03_tokens.ipynb #2abe0d66
 def write_tensors(path, **ts):
     "Tensors of one dtype, with a checksum of their data"
     ts,h = {k:ts[k].contiguous() for k in sorted(ts)}, hashlib.sha256()
     for t in ts.values(): h.update(t.numpy().data)
     with atomic(path) as tmp: save_file(ts, tmp, metadata=dict(sha256=h.hexdigest()))
 
-# %% ../nbs/03_tokens.ipynb #50d9bd0c
+# %% ../nbs/03_tokens.ipynb #db160e8c
 @contextlib.contextmanager
 def building(path:Path): # Of a file
     "Hold the right to build it; the operating system drops it with the process"
@@ -321,6 +331,7 @@ def building(path:Path): # Of a file
     try: yield
     finally: lock.release()
 
+# %% ../nbs/03_tokens.ipynb #6350cec7
 def cut_rows(texts:list, tok, T:int)->dict: # `ids` and `doc` `(N,T)`
     "Eq 3.5's rows"
     ids,doc = stream(texts, tok) if texts else (torch.zeros(0),)*2
@@ -328,6 +339,7 @@ def cut_rows(texts:list, tok, T:int)->dict: # `ids` and `doc` `(N,T)`
     if not N: raise BadInput(f"the text has {n} tokens, a block needs {T}: give more text or a smaller block")
     return dict(ids=ids[:N*T].view(N, T), doc=doc[:N*T].view(N, T))
 
+# %% ../nbs/03_tokens.ipynb #faad3342
 def blocks(
     texts:list, # One string a document
     tok,        # Any fast tokenizer
