@@ -20,23 +20,26 @@ from torch import Tensor
 from .core import *
 from .tokens import Vocab, restart, same
 
-# %% ../nbs/04_autoencoding.ipynb #4b19ab71
+# %% ../nbs/04_autoencoding.ipynb #f00c6a36
 def each_token(x, ok, vocab, key, rows, p):
     "Every position has its own draw"
     return uniform(key, rows, x.shape[1]).numpy()
 
 UNITS = dict(token=each_token)
 
+# %% ../nbs/04_autoencoding.ipynb #7fdc756e
 def force(u, ok, p):
     "Move the smallest draw of each row that asks nothing below `p`; how many rows that took"
     none = np.flatnonzero(~((u < p) & ok).any(1) & ok.any(1)); least = np.where(ok, u, 2.)[none].min(1, keepdims=True)
     u[none] = np.where((u[none] == least) & ok[none], least*2**16%1*p, u[none])
     return len(none)
 
+# %% ../nbs/04_autoencoding.ipynb #98e3e3f7
 def need_mask(vocab):
     if vocab.mask is None: raise BadInput("the tokenizer has no mask token: add one, tok.add_special_tokens"
                                           "({'mask_token':'[MASK]'}), or train one with train_tokenizer")
 
+# %% ../nbs/04_autoencoding.ipynb #58945298
 def mlm(
     x:Tensor,    # Token ids `(B,T)`, in main memory
     rows:Tensor, # Row numbers in the corpus `(B,)`
@@ -70,7 +73,7 @@ def whole_word(x, ok, vocab, key, rows, p):
 
 UNITS['word'] = whole_word
 
-# %% ../nbs/04_autoencoding.ipynb #cd596dd5
+# %% ../nbs/04_autoencoding.ipynb #90e9f4b2
 GEOMETRIC = np.r_[0, np.cumsum(.8**np.arange(10)/sum(.8**np.arange(10)))[:-1]] # Chance of less than 1, 2, … 10
 
 def spans(
@@ -87,8 +90,10 @@ def spans(
     g = np.where(k <= gaps, v*(gaps - k + 1) + np.arange(l.shape[1]), v*gaps)
     return g.astype(int) + l.cumsum(1) - l, l, used
 
+# %% ../nbs/04_autoencoding.ipynb #9186bd56
 def nth(r): return np.arange(len(r)) - np.searchsorted(r, r) # How many of its row come before each token
 
+# %% ../nbs/04_autoencoding.ipynb #56edda9f
 def cover(u, r, ok, p, cdf): # `r`: the row of each token, rows laid end to end
     "Tokens covered, the span of each; each span's row, length, the token it begins at (or, at a row's end, follows)"
     at = np.flatnonzero(ok); n = np.bincount(r[at], minlength=len(u)); T = u.shape[1]//2
@@ -97,6 +102,7 @@ def cover(u, r, ok, p, cdf): # `r`: the row of each token, rows laid end to end
     k = np.arange(len(l)).repeat(l); end = a == n[b]
     return at[(s - l.cumsum() + l)[k] + np.arange(len(k))], k, b, l, at[s - end], end
 
+# %% ../nbs/04_autoencoding.ipynb #a8ad63c6
 def whole_span(x, ok, vocab, key, rows, p):
     "A draw below `p` for each token of a span, the same for all of them"
     B,T = x.shape; u = np.ones(B*T); w = uniform((*key,'span'), rows, 3*T).numpy()
@@ -128,7 +134,7 @@ def nll(
     r"Eq 4.1's sum: $-\log p$ of each answer"
     return Loss(-z.log_softmax(-1).gather(-1, y[:,None]).sum(), len(y))
 
-# %% ../nbs/04_autoencoding.ipynb #c7813ae8
+# %% ../nbs/04_autoencoding.ipynb #d7c35966
 def standin(inputs, e):
     "Logits `(B,N,V)` of a network without weights to learn; `e (V,V)`"
     x = inputs['input_ids']; may = inputs.get('attention_mask', torch.ones_like(x))
@@ -136,17 +142,20 @@ def standin(inputs, e):
     h = e[x]*((1 + kind.double())/(1 + pos))[...,None]
     return h + (may[:,0] if may.dim() == 4 else may[:,None]).double()@h
 
+# %% ../nbs/04_autoencoding.ipynb #2cd6ee86
 def surprise(e, me, seen, y):
     "$-\\log p(y)$ of one place by loops; `me` and each of `seen` are (word, weight)"
     z = [sum(e[i][v]*w for i,w in [me, *seen]) for v in range(len(e[0]))]
     return math.log(sum(math.exp(a) for a in z)) - z[y]
 
+# %% ../nbs/04_autoencoding.ipynb #7b31f3f4
 def case(B, T, V, seed):
     "Random ids, special ones among them; their rows, vocabulary, and $e$"
     x = (uniform((seed,'case'), torch.arange(B), T)*V).long(); g = torch.Generator().manual_seed(seed)
     vocab = Vocab(V, 0, 2, 3, 4, (0,1,2,3,4), inside=tuple(range(6, V, 2)), stops=(5,))
     return x, 7*torch.arange(B), vocab, torch.randn(V, V, generator=g, dtype=torch.double)
 
+# %% ../nbs/04_autoencoding.ipynb #61a6d5d0
 def nll_check(B, T, V, seed):
     x,_,_,e = case(B, T, V, seed); x = x.flatten()
     loops = sum(surprise(e.tolist(), (i,1), [], y) for i,y in zip(x.tolist(), x.tolist()[::-1]))
@@ -178,7 +187,7 @@ def mlm_check(B, T, V, seed):
 
 formula(mlm, r'-\sum_{(b,t)\in\mathcal M}\log p_\theta(x_{bt}\mid\tilde x_b)', 'Devlin et al. 2019, §3.1', mlm_check)
 
-# %% ../nbs/04_autoencoding.ipynb #d0309f12
+# %% ../nbs/04_autoencoding.ipynb #af1bdf2d
 def own(u, r):
     "The draw of each token: its place in its row says which"
     return u[r, nth(r)]
@@ -187,11 +196,13 @@ def mask_tokens(x, r, u, vocab, p, lam):
     "Each becomes `[MASK]` with chance `p`"
     return np.where(vocab.table.numpy()[x] & (own(u, r) < p), vocab.mask, x), np.arange(len(x))
 
+# %% ../nbs/04_autoencoding.ipynb #ebba092a
 def delete_tokens(x, r, u, vocab, p, lam):
     "Each goes with chance `p`"
     j = np.flatnonzero(~vocab.table.numpy()[x] | (own(u, r) >= p))
     return x[j], j
 
+# %% ../nbs/04_autoencoding.ipynb #251fdfd9
 def runs(x, r, vocab):
     "Where a row begins, or ordinary tokens after special ones, or special ones after ordinary"
     ok,new = vocab.table.numpy()[x], np.ones(len(x), bool); new[1:] = (r[1:] != r[:-1]) | (ok[1:] != ok[:-1])
@@ -202,6 +213,7 @@ def piece(new):
     s = np.flatnonzero(new); n = np.diff(s, append=len(new))
     return s.repeat(n), n.repeat(n)
 
+# %% ../nbs/04_autoencoding.ipynb #c8bf3e21
 def permute_sentences(x, r, u, vocab, p, lam):
     "Between special tokens, sentences in the order of their first tokens' draws"
     ok,new = runs(x, r, vocab); stop,run = vocab.stop.numpy()[x], new.cumsum()
@@ -209,17 +221,19 @@ def permute_sentences(x, r, u, vocab, p, lam):
     j = np.lexsort((np.where(ok, own(u, r)[piece(new)[0]], 0), run))
     return x[j], j
 
+# %% ../nbs/04_autoencoding.ipynb #02880aea
 def rotate_document(x, r, u, vocab, p, lam):
     "Between special tokens, begin anywhere and go round"
     ok,new = runs(x, r, vocab); (s,n),t = piece(new), np.arange(len(x))
     j = np.where(ok, s + (t - s + (own(u, r)[s]*n).astype(int))%n, t)
     return x[j], j
 
-# %% ../nbs/04_autoencoding.ipynb #4a0ed4f3
+# %% ../nbs/04_autoencoding.ipynb #7f619d8a
 def poisson(lam):
     "Chance of at most 0, 1, …"
     return np.cumsum([*accumulate(range(1, int(8*lam) + 30), lambda q,k: q*lam/k, initial=math.exp(-lam))])
 
+# %% ../nbs/04_autoencoding.ipynb #a780651b
 def infill(x, r, u, vocab, p, lam):
     "Spans become one `[MASK]` each"
     i,k,b,l,at,end = cover(u, r, vocab.table.numpy()[x], p, poisson(lam)); T = u.shape[1]//2
@@ -230,6 +244,7 @@ def infill(x, r, u, vocab, p, lam):
     at,end = at[new][fits], end[new][fits]; o = np.r_[2*j, 2*at + np.where(end, 1, -1)].argsort(kind='stable')
     return np.r_[x[j], np.full(len(at), vocab.mask)][o], np.r_[j, at][o]
 
+# %% ../nbs/04_autoencoding.ipynb #6ecf5006
 NOISES = dict(mask=mask_tokens, delete=delete_tokens, infill=infill, permute=permute_sentences, rotate=rotate_document)
 
 def corrupt(
@@ -263,7 +278,7 @@ def noise_strip(
     new = at.diff(prepend=at.new_tensor([-1])) != 1; new[1:] &= ~hidden[:-1]
     return tok.convert_ids_to_tokens(xt.tolist()), torch.where(hidden, 1, 2*new).tolist()
 
-# %% ../nbs/04_autoencoding.ipynb #06305253
+# %% ../nbs/04_autoencoding.ipynb #4dd18481
 def prefix_lm(
     read:Tensor, of:Tensor,    # Ids of the prefix `(B,S)`; their documents, -1 where padded: padding sees only padding
     said:Tensor, doc:Tensor,   # Ids of the second part, one place late `(B,T)`; their documents
@@ -276,6 +291,7 @@ def prefix_lm(
                      position_ids=torch.cat([restart(of),restart(doc)], 1)),
                 dict(lm=torch.cat([torch.full_like(read, IGNORE), y], 1)))
 
+# %% ../nbs/04_autoencoding.ipynb #53f07971
 def dae(
     x:Tensor, rows:Tensor, vocab:Vocab, # Token ids `(B,T)`, their row numbers, what the ids mean
     key:tuple=(0,'dae',0), # Seed, purpose, epoch
@@ -310,7 +326,7 @@ def dae_check(B, T, V, seed):
 
 formula(dae, r'-\sum_{b,t}\log p_\theta(x_{bt}\mid M(x_b),x_{b,<t})', 'Lewis et al. 2020, §2', dae_check)
 
-# %% ../nbs/04_autoencoding.ipynb #e19af7a4
+# %% ../nbs/04_autoencoding.ipynb #0739ec85
 @dataclass
 class Pairs:
     ids:Tensor   # Tokens of all documents, end to end, without `[CLS]` and `[SEP]`
@@ -335,6 +351,7 @@ class Pairs:
         j = (u*(len(self) - hi + lo)).long()
         return j + (j >= lo)*(hi - lo)
 
+# %% ../nbs/04_autoencoding.ipynb #683215c6
 def nsp(
     pairs:Pairs, rows:Tensor, vocab:Vocab, # Where from; rows of `pairs` `(B,)`; what the ids mean
     key:tuple=(0,'nsp',0), # Seed, purpose, epoch
