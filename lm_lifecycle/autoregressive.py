@@ -36,7 +36,7 @@ def may_look(
     "Eq 5.3, as truth values"
     return torch.ones(T, T, dtype=torch.bool).tril()
 
-# %% ../nbs/05_autoregressive.ipynb #b975bb3f
+# %% ../nbs/05_autoregressive.ipynb #60b7c05f
 @functools.lru_cache(4)
 def reader(V, T): # A float64 network that reads left to right, weights fixed
     with torch.random.fork_rng(devices=[]):
@@ -45,13 +45,16 @@ def reader(V, T): # A float64 network that reads left to right, weights fixed
             intermediate_size=32, max_position_embeddings=T, is_decoder=True, use_cache=False, initializer_range=.5,
             attn_implementation='sdpa')).double().eval()
 
+# %% ../nbs/05_autoregressive.ipynb #38860e59
 def minus_log_p(z, y): # Of the answer y under logits z `(V,)`, as a softmax is written
     return math.log(sum(math.exp(v - max(z)) for v in z)) + max(z) - z[y]
 
+# %% ../nbs/05_autoregressive.ipynb #d2e1a7a9
 def scored(net, view): # Mean of −log p where the view asks, logits from a `transformers` model
     y = view.labels['lm'].flatten(); at = y != IGNORE; z = net(**view.inputs).logits.flatten(0, 1)
     return -z[at].log_softmax(-1).gather(1, y[at,None]).mean()
 
+# %% ../nbs/05_autoregressive.ipynb #0226b036
 @torch.no_grad()
 def clm_check(B, T, V, seed): # Packed, against every document alone
     u = uniform((seed,'clm check'), torch.arange(B), 2*T); x = (u[:,:T]*V).long(); doc = (u[:,T:] < .3).cumsum(1)
@@ -76,13 +79,14 @@ def factorise(
     k = ((u + vocab.ok(x).numpy())*2**32).astype(np.int64)<<20 | t  # No two alike: every machine sorts them the same
     return torch.from_numpy(np.sort(k, 1) & (2**20 - 1))
 
-# %% ../nbs/05_autoregressive.ipynb #e70ac02a
+# %% ../nbs/05_autoregressive.ipynb #64832202
 @functools.lru_cache(8)
 def ladder(T, K): # Eq 5.6 for tokens in the order of their saying `(T+K,T+K)`
     known,asked = torch.arange(T+K), torch.cat([torch.arange(T), torch.arange(T-K, T) - 1])
     known[T:] = T  # Nobody sees a query, except itself
     return (known <= asked[:,None]) | torch.eye(T+K, dtype=torch.bool)
 
+# %% ../nbs/05_autoregressive.ipynb #0cba2ee6
 def streams(x, z, y, doc, vocab)->View:
     "Eq 5.6 for any Transformer: `[content ; query]`, one mask"
     (B,T),K = x.shape, y.shape[1]; at = torch.cat([z, z[:,-K:]], 1); may = ladder(T, K).expand(B, T+K, T+K)
@@ -90,10 +94,11 @@ def streams(x, z, y, doc, vocab)->View:
     pos = at if doc is None else restart(doc).gather(1, at); ids = torch.cat([x.gather(1, z), y.new_full((B,K), vocab.mask)], 1)
     return View(dict(input_ids=ids, attention_mask=may[:,None], position_ids=pos), dict(lm=torch.cat([torch.full_like(x, IGNORE), y], 1)))
 
-# %% ../nbs/05_autoregressive.ipynb #97e21485
+# %% ../nbs/05_autoregressive.ipynb #8cd1b21e
 def ranks(z): # $r=z^{-1}$ `(B,T)`
     return torch.empty_like(z).scatter_(1, z, torch.arange(z.shape[1]).expand_as(z))
 
+# %% ../nbs/05_autoregressive.ipynb #677f0975
 def xlnet(x, z, y, doc, vocab)->View:
     "Eq 5.6 as `XLNetModel` wants it"
     r = ranks(z).int(); before = r[:,None] < r[...,None]; at = z[:,-y.shape[1]:]
@@ -102,6 +107,7 @@ def xlnet(x, z, y, doc, vocab)->View:
     inputs = dict(input_ids=x, token_type_ids=torch.zeros_like(x), perm_mask=(~before).float(), target_mapping=places.float())
     return View(inputs, dict(lm=y)) # Without types XLNet leaves weights unused, and processes then do not add gradients up
 
+# %% ../nbs/05_autoregressive.ipynb #6190b863
 def plm(
     x:Tensor,     # Token ids `(B,T)`, T ≥ 2
     rows:Tensor,  # Row numbers in the corpus `(B,)`
