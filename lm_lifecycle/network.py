@@ -41,9 +41,11 @@ class Size:
 
 SIZES = dict(tiny=Size(2, 128), small=Size(4, 256), base=Size(12, 768, 32768, 512))
 
-# %% ../nbs/06_network.ipynb #dad28e65
+# %% ../nbs/06_network.ipynb #0c453257
 FAMILIES = dict(bert='mlm nsp dae clm plm', modernbert='mlm dae clm plm', llama='dae clm plm', gpt2='clm', bart='dae',
                 xlnet='plm') # Family → objectives in its own input format
+
+# %% ../nbs/06_network.ipynb #6486d573
 DROPOUT = dict(bert=('hidden_dropout_prob','attention_probs_dropout_prob'), modernbert=('embedding_dropout','mlp_dropout',
     'attention_dropout'), llama=('attention_dropout','classifier_dropout'), xlnet=('dropout','summary_last_dropout'),
     bart=('dropout','attention_dropout','activation_dropout'), gpt2=('resid_pdrop','embd_pdrop','attn_pdrop','classifier_dropout'))
@@ -78,8 +80,10 @@ def config(
     how = dict(attn_implementation='eager' if family == 'xlnet' else attn, use_cache=False, **{k:dropout for k in DROPOUT[family]})
     return AutoConfig.for_model(family, **{**ids, **shape, **how, **own[family], **kw})
 
-# %% ../nbs/06_network.ipynb #b676e218
+# %% ../nbs/06_network.ipynb #52b64911
 BEFORE = dict(bert=lambda m: m.cls.predictions.transform, modernbert=lambda m: m.head)   # Trunk → output embedding, if any
+
+# %% ../nbs/06_network.ipynb #9569c132
 STREAM = dict(                                                                           # Where residual streams begin
     bert=lambda m: [m.base_model.embeddings], modernbert=lambda m: [m.base_model.embeddings], gpt2=lambda m: [m.base_model.drop],
     llama=lambda m: [m.base_model.embed_tokens], xlnet=lambda m: [],
@@ -120,10 +124,11 @@ def asked(
     i = nn.functional.pad(i, (0, -n % multiple)); yi = y[i]; yi[n:] = IGNORE
     return i, yi
 
-# %% ../nbs/06_network.ipynb #4f89b5d2
+# %% ../nbs/06_network.ipynb #98233769
 def cast(h): # To autocast's precision, where autocast is on
     return h.to(torch.get_autocast_dtype(h.device.type)) if torch.is_autocast_enabled(h.device.type) else h
 
+# %% ../nbs/06_network.ipynb #633ed907
 def lm_loss(model, out, y, mask=None)->Loss:
     "Eq 4.2 and 5.2: logits where something is asked, nowhere else"
     i,yi = asked(y)
@@ -135,7 +140,7 @@ def lm_loss(model, out, y, mask=None)->Loss:
     with torch.autocast(h.device.type, enabled=False): 
         return Loss(LinearNLL.apply(h, W.weight, b, yi, max(256, 2**17//len(W.weight))), int((yi != IGNORE).sum()))
 
-# %% ../nbs/06_network.ipynb #d5ad1183
+# %% ../nbs/06_network.ipynb #cf9bee77
 def wide(z): return z.to(torch.promote_types(z.dtype, torch.float)) # Losses are added up in float32 at least
 
 def cls_loss(model, out, y, mask=None)->Loss:
@@ -143,12 +148,14 @@ def cls_loss(model, out, y, mask=None)->Loss:
     z,at = out.logits if 'logits' in out else model.cls.seq_relationship(out.pooler_output), is_asked(y)
     return nll(wide(z[at]), y[at])
 
+# %% ../nbs/06_network.ipynb #431a4158
 def span_loss(model, out, y, mask=None, edge='start')->Loss:
     "$-\\log p$ of the position where an answer starts, or ends"
     z,at = wide(out[f'{edge}_logits']), is_asked(y)
     if mask is not None: z = z.masked_fill(mask == 0, -torch.inf)
     return nll(z[at], y[at])
 
+# %% ../nbs/06_network.ipynb #6e8a5ecf
 def value_loss(model, out, y, mask=None)->Loss:
     "$-\\log p$ of numbers `(B,)` or `(B,K)`: Bernoulli or Gaussian"
     z,at = wide(out.logits).view_as(y), is_asked(y); z,y = z[at],y[at].to(z.dtype)
@@ -156,10 +163,11 @@ def value_loss(model, out, y, mask=None)->Loss:
     else: S = .5*(y - z)**2 + .5*math.log(2*math.pi)
     return Loss(S.sum(), len(y))
 
+# %% ../nbs/06_network.ipynb #ed1e73e7
 HEADS = dict(lm=lm_loss, cls=cls_loss, tag=cls_loss, start=partial(span_loss, edge='start'), end=partial(span_loss, edge='end'),
              value=value_loss)
 
-# %% ../nbs/06_network.ipynb #697e6302
+# %% ../nbs/06_network.ipynb #49322190
 def double(model): # A float64 copy, dropout off
     "Float64 throughout, also where XLNet's own code says float32"
     model = copy.deepcopy(model).double().eval(); base = model.base_model
@@ -171,6 +179,7 @@ def tiny(T, V, cls, **kw): # A float64 BERT, two layers of width 16
     seed_torch(('tiny',)); small = dict(hidden_size=16, num_attention_heads=2, intermediate_size=32, initializer_range=.5)
     return double(cls.from_config(config('bert', Size(2, 16, V, T), Vocab(V, None, None, None, None, ()), **small, **kw)))
 
+# %% ../nbs/06_network.ipynb #82e26561
 @torch.no_grad()
 def lm_check(B, T, V, seed): # Chunked and picked out, against every asked position alone
     u = uniform((seed,'lm check'), torch.arange(B), 3*T); x = (u[:,:T]*V).long(); m = tiny(T, V, AutoModelForMaskedLM)
@@ -178,12 +187,14 @@ def lm_check(B, T, V, seed): # Chunked and picked out, against every asked posit
     terms = [minus_log_p(z[b][t], y[b,t]) for b in range(B) for t in range(T) if y[b,t] != IGNORE]
     return max(apart(l.sum, sum(terms)), apart(l.n, len(terms)))
 
+# %% ../nbs/06_network.ipynb #2ca3ecd3
 @torch.no_grad()
 def cls_check(B, T, V, seed):
     u = uniform((seed,'cls check'), torch.arange(B), T+1); x = (u[:,:T]*V).long(); m = tiny(T, V, AutoModelForSequenceClassification, num_labels=V)
     y = (u[:,T]*(V+1)).long() - 1; y[y < 0] = IGNORE; z,l = m(x).logits.tolist(), cls_loss(m, m(x), y)
     return apart(l.sum, sum(minus_log_p(z[b], y[b]) for b in range(B) if y[b] != IGNORE))
 
+# %% ../nbs/06_network.ipynb #7fed252f
 @torch.no_grad()
 def span_check(B, T, V, seed): # Rows of different lengths
     u = uniform((seed,'span check'), torch.arange(B), T+2); x,n = (u[:,:T]*V).long(), 1 + (u[:,T]*T).long()
@@ -191,6 +202,7 @@ def span_check(B, T, V, seed): # Rows of different lengths
     return max(apart(span_loss(None, out, y, mask, e).sum, sum(minus_log_p(out[f'{e}_logits'][b,:n[b]].tolist(), y[b]) for b in range(B)))
                for e in ('start','end'))
 
+# %% ../nbs/06_network.ipynb #a8f89bbd
 @torch.no_grad()
 def value_check(B, T, V, seed): # Yes or no by the logistic function, numbers by the normal density
     u = uniform((seed,'value check'), torch.arange(B), T+V); x = (u[:,:T]*V).long(); m = tiny(T, V, AutoModelForSequenceClassification, num_labels=V)
@@ -200,6 +212,7 @@ def value_check(B, T, V, seed): # Yes or no by the logistic function, numbers by
     bells = -sum(math.log(math.exp(-(w - v)**2/2)/math.sqrt(2*math.pi)) for v,w in zip(z, y.flatten().tolist()))
     return max(apart(loss('multi_label_classification', yes), coins), apart(loss('regression', y), bells))
 
+# %% ../nbs/06_network.ipynb #68a3af0a
 formula(lm_loss, r'-\sum_{y_{bt}\ne\mathrm{IGNORE}}\log\mathrm{softmax}(Wh_{bt}+b)_{y_{bt}}', 'Wijmans et al. 2024', lm_check)
 formula(cls_loss, r'-\sum_b\log p_\theta(y_b\mid x_b)', 'Devlin et al. 2019, §4.1', cls_check)
 formula(span_loss, r'-\sum_b\log\mathrm{softmax}_t(z_{bt})_{y_b}', 'Devlin et al. 2019, §4.2', span_check)
@@ -217,7 +230,7 @@ def only_asked(model, view:View):
     try: yield
     finally: hook.remove()
 
-# %% ../nbs/06_network.ipynb #efabec2a
+# %% ../nbs/06_network.ipynb #d11a94c9
 class RMS(torch.autograd.Function):
     "Eq 6.3 and its gradient"
     @staticmethod
@@ -231,13 +244,15 @@ class RMS(torch.autograd.Function):
         n,w,r = ctx.saved_tensors; dw = (g*n).flatten(0, -2).sum(0); u = g*w
         return torch.addcmul(u, n, (u*n).mean(-1, keepdim=True), value=-1).mul_(r), dw, None
 
+# %% ../nbs/06_network.ipynb #a61a1c67
 class RMSNorm(LlamaRMSNorm): # The same parameters
     def forward(self, x): return RMS.apply(x, self.weight, self.variance_epsilon)
 
-# %% ../nbs/06_network.ipynb #83ade779
+# %% ../nbs/06_network.ipynb #56f7d6cb
 def causal(model)->bool: # Does it read left to right by itself?
     return model.config.model_type in ('gpt2','llama') or bool(getattr(model.config, 'is_decoder', False))
 
+# %% ../nbs/06_network.ipynb #86bcdc68
 def ready(model, view:View)->dict: # The trunk's keyword arguments
     "Masks as the model's attention wants them"
     inputs = {k: v.to(model.dtype) if v.is_floating_point() else v for k,v in view.inputs.items()}
@@ -251,7 +266,7 @@ def ready(model, view:View)->dict: # The trunk's keyword arguments
         m = torch.zeros(m.shape, dtype=dtype, device=m.device).masked_fill_(~m, torch.finfo(dtype).min)
     return dict(inputs, attention_mask=m)
 
-# %% ../nbs/06_network.ipynb #5e07cc0c
+# %% ../nbs/06_network.ipynb #0fead19e
 class Known(nn.Module):
     "Stands in the place of what has been computed already"
     def __init__(self, h): super().__init__(); self.h = h
@@ -261,6 +276,7 @@ def stacks(model)->list: # Dotted name and blocks, bottom to top, of each stack:
     lists = [(n,m) for n,m in model.base_model.named_modules() if isinstance(m, nn.ModuleList)]
     return [(n,m) for n,m in lists if not any(n.startswith(f'{outer}.') for outer,_ in lists)]
 
+# %% ../nbs/06_network.ipynb #18f5fd30
 @contextlib.contextmanager
 def swapped(base, new:dict): # Dotted name → module to stand there for a while
     "Other parts for a trunk"
@@ -270,6 +286,7 @@ def swapped(base, new:dict): # Dotted name → module to stand there for a while
     finally:
         for n,m in old.items(): base.set_submodule(n, m)
 
+# %% ../nbs/06_network.ipynb #bdf6640e
 def above(model, below:int, h=None): # How many blocks are done, and what came out of them `(B,T,D)`
     "Run the other blocks only; all of them without `h`"
     if h is None: return contextlib.nullcontext()
@@ -277,12 +294,13 @@ def above(model, below:int, h=None): # How many blocks are done, and what came o
     at = next(n for n,m in base.named_modules() if m is bottom)
     return swapped(base, {name: blocks[below:], at: Known(h)})
 
-# %% ../nbs/06_network.ipynb #dd6b710b
+# %% ../nbs/06_network.ipynb #d2dbb93a
 def drop(x:Tensor, p:float)->Tensor: # `x` with a share `p` of zeros, the rest larger by 1/(1-p)
     "Dropout, four decisions to a draw"
     bits = torch.empty((x.numel() + 3)//4, dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:x.numel()].view(x.shape)
     return x*(bits >= round(p*2**16) - 2**15).to(x.dtype).mul_(1/(1 - p))
 
+# %% ../nbs/06_network.ipynb #4e26fa2b
 class Dropping(TorchFunctionMode):
     "Have `drop` do what `F.dropout` is asked for on a CPU"
     def __torch_function__(self, f, types, args=(), kw=None):
@@ -317,7 +335,7 @@ def quiet():
     try: yield
     finally: logging.set_verbosity(level); shown and logging.enable_progress_bar()
 
-# %% ../nbs/06_network.ipynb #cd2f78c2
+# %% ../nbs/06_network.ipynb #db6fbaec
 AUTO = dict(mlm=AutoModelForMaskedLM, nsp=AutoModelForPreTraining, dae=AutoModelForMaskedLM, clm=AutoModelForCausalLM,
             plm=AutoModelForMaskedLM, cls=AutoModelForSequenceClassification)
 OWN = dict(modernbert=AutoModelForMaskedLM, llama=AutoModelForCausalLM, gpt2=AutoModelForCausalLM, xlnet=AutoModelForCausalLM,
@@ -332,6 +350,7 @@ def auto(kind:str, family:str): # The class of `transformers` for the pair
         kind = 'dae'
     fitting(kind, family); return OWN.get(family, AUTO[kind])
 
+# %% ../nbs/06_network.ipynb #42ca42da
 def build(
     kind:str,    # `mlm`, `nsp`, `dae`, `clm`, `plm`, or `cls`, `tag`, `qa`, `seq2seq`
     size:Size, vocab:Vocab, family:str='bert', # Shape, tokens, architecture
@@ -342,10 +361,11 @@ def build(
     try: return Net(auto(kind, family).from_config(c))
     except ValueError as e: raise BadInput(f"model type '{family}' has no head for '{kind}' in transformers; use bert") from e
 
+# %% ../nbs/06_network.ipynb #7967776d
 def dropouts(c)->list: # A config's names for its dropout rates
     return DROPOUT.get(c.model_type) or [k for k,v in c.to_dict().items() if 'drop' in k and isinstance(v, float)]
 
-# %% ../nbs/06_network.ipynb #069a89ad
+# %% ../nbs/06_network.ipynb #7834faa7
 def weight_files(folder:Path)->list: # Names; of a pickle only if there is nothing else
     "What the weights would be read from"
     named,there = read_json(folder/'config.json').get('transformers_weights'), sorted(f.name for f in folder.iterdir())
@@ -355,6 +375,7 @@ def weight_files(folder:Path)->list: # Names; of a pickle only if there is nothi
     shards = read_json(inside(folder, *first)).get('weight_map')
     return [*dict.fromkeys(shards.values())] if isinstance(shards, dict) else []
 
+# %% ../nbs/06_network.ipynb #3b71c092
 def vet(folder)->Path: # The same
     "Refuse a model that could run code, or lead elsewhere, before it is opened"
     folder = Path(folder); vet_settings(folder)
@@ -365,7 +386,7 @@ def vet(folder)->Path: # The same
         tensor_header(f)
     return folder
 
-# %% ../nbs/06_network.ipynb #fb552b1d
+# %% ../nbs/06_network.ipynb #86e29228
 def open_config(
     path, # A folder, or a name on the hub
 ): # A `transformers` config
@@ -377,6 +398,7 @@ def open_config(
 def no_model(path, e)->BadInput:
     return BadInput(f"{path}: no model to load ({first_line(e)}); give a hub name or a folder with config.json and model.safetensors")
 
+# %% ../nbs/06_network.ipynb #59aaa1bb
 def load(
     kind:str,    # As `build`
     path,        # Folder or hub name
@@ -392,6 +414,7 @@ def load(
         with quiet(): return Net(cls.from_pretrained(fetched(path), use_safetensors=True, trust_remote_code=False, **kw))
     except Exception as e: raise no_model(path, e) from e
 
+# %% ../nbs/06_network.ipynb #98ea86a2
 def label_names(names:list)->dict: # What a classifier's config wants to know about its classes
     return dict(num_labels=len(names), id2label=dict(enumerate(names)), label2id={n:i for i,n in enumerate(names)})
 
@@ -430,7 +453,7 @@ def may(
             for j in range(N): m[b,i,j] = d[b,i] == doc[b,j] and known[b,j] <= asks[b,i]
     return m
 
-# %% ../nbs/06_network.ipynb #9cb1dd2f
+# %% ../nbs/06_network.ipynb #472da638
 SEEING = ['may not, does not','may and does','LEAK','MISSING','not scored']
 
 @dataclass
@@ -445,6 +468,7 @@ class Leaks:
     def __len__(self): return len(self.leak) + len(self.missing)
     def __repr__(self): return f'Leaks({len(self.leak)} leaks, {len(self.missing)} missing)'
 
+# %% ../nbs/06_network.ipynb #4fe01941
 def leaks(
     model,     # A `transformers` model with logits
     view,      # A `View`, or the batch of any collator, with `labels`: position by position, not shifted
