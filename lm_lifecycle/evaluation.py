@@ -48,7 +48,7 @@ def bits_per_byte(
     "Eq 7.2"
     return float(l.sum)/math.log(2)/max(n_bytes, 1)
 
-# %% ../nbs/07_evaluation.ipynb #feb6b756
+# %% ../nbs/07_evaluation.ipynb #bc912ae1
 @dataclass(frozen=True)
 class Interval:
     mean:float # The estimate
@@ -56,6 +56,7 @@ class Interval:
     high:float
     def __str__(self): return f'{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]'
 
+# %% ../nbs/07_evaluation.ipynb #6b251603
 def wilson(
     c:int, # Right answers
     n:int, # Answers
@@ -76,12 +77,13 @@ def over_seeds(
     half = float(stats.t.ppf(.975, k-1)*xs.std(ddof=1)/math.sqrt(k)) if k > 1 else math.inf
     return Interval(mean, mean - half, mean + half)
 
-# %% ../nbs/07_evaluation.ipynb #fb24094e
+# %% ../nbs/07_evaluation.ipynb #dab24d40
 def majority(train, test)->Interval: # Accuracy of always saying the commonest training label
     "The baseline that reads nothing"
     y = np.bincount(train.labels).argmax()
     return wilson(sum(t == y for t in test.labels), len(test))
 
+# %% ../nbs/07_evaluation.ipynb #64a6f731
 def tfidf(train, test)->Interval: # Accuracy of word and word-pair counts
     "TF-IDF + logistic regression"
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -91,7 +93,7 @@ def tfidf(train, test)->Interval: # Accuracy of word and word-pair counts
     right = m.fit(train.texts, train.labels).predict(test.texts) == np.array(test.labels)
     return wilson(int(right.sum()), len(test))
 
-# %% ../nbs/07_evaluation.ipynb #c3fa7ab1
+# %% ../nbs/07_evaluation.ipynb #c4af13eb
 def redraw(
     n:int,      # Examples
     k:int=2000, # Draws
@@ -100,6 +102,7 @@ def redraw(
     "Eq 7.5's $i_j$, some draws at a time so that memory stays bounded"
     for rows in torch.arange(k).split(max(2**20//n, 1)): yield (uniform(key, rows, n)*n).long().numpy()
 
+# %% ../nbs/07_evaluation.ipynb #0cfb81df
 def bootstrap(
     metric, n:int, # Row numbers `(b,n)` → `(b,)`; examples
     k:int=2000, key:tuple=(0,'bootstrap'), # As `redraw`
@@ -135,7 +138,7 @@ def mcnemar(
     a,b = (np.asarray(v, bool) for v in (a,b)); c,d = int((a & ~b).sum()), int((b & ~a).sum())
     return float(stats.binomtest(c, c+d).pvalue) if c + d else 1.
 
-# %% ../nbs/07_evaluation.ipynb #bf01f964
+# %% ../nbs/07_evaluation.ipynb #2c047c78
 def reliability(
     p, y,        # Probabilities `(n,C)`; right classes `(n,)`
     bins:int=10, # $M$, equally wide
@@ -146,6 +149,7 @@ def reliability(
     n,s,r = (np.bincount(at, w, bins) for w in (None,sure,right)); ok = n > 0
     return n[ok], s[ok]/n[ok], r[ok]/n[ok]
 
+# %% ../nbs/07_evaluation.ipynb #53167ba8
 def ece(p, y, bins:int=10)->float: # As `reliability`
     "Eq 7.8: expected calibration error"
     n,sure,right = reliability(p, y, bins)
@@ -179,7 +183,7 @@ def framed(
     v = Vocab.of(tok); first,last = ([] if i is None else [i] for i in (v.cls, v.sep if end else None))
     return [first + x + last for x in encode(list(texts), tok)]
 
-# %% ../nbs/07_evaluation.ipynb #1b731bf8
+# %% ../nbs/07_evaluation.ipynb #daddc0de
 def surprisal(
     model,     # A `transformers` model with an `lm` head
     view:View, # Asks `lm`
@@ -191,6 +195,7 @@ def surprisal(
     finally: hook.remove()
     return torch.nn.functional.cross_entropy(z.to(torch.promote_types(z.dtype, torch.float)), y[at], reduction='none')
 
+# %% ../nbs/07_evaluation.ipynb #849f97bf
 @torch.no_grad()
 def scores(
     net, ids:list, rows, # Network; lists of ids; a row number for every pass through the network `(m,)`
@@ -207,6 +212,7 @@ def scores(
     net.train(on)
     return [Loss(s, k) for s,k in zip(S.tolist(), n.tolist())]
 
+# %% ../nbs/07_evaluation.ipynb #3e3838e1
 def short(ids, config):
     "Refuse a text that is longer than the network"
     T = getattr(config, 'max_position_embeddings', None) or 0
