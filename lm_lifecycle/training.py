@@ -61,7 +61,7 @@ def orthogonal(
         X = torch.baddbmm(X, A, X, beta=a)
     return X.mT if tall else X
 
-# %% ../nbs/08_training.ipynb #2aae3916
+# %% ../nbs/08_training.ipynb #257bd85b
 class Muon(torch.optim.AdamW):
     "Eq 8.2 for groups that say `turn`, AdamW for the others"
     __setstate__ = torch.optim.Optimizer.__setstate__ # AdamW's own expects its moments everywhere
@@ -83,11 +83,13 @@ class Muon(torch.optim.AdamW):
         if 'momentum' not in self.state[p]: self.state[p]['momentum'] = torch.zeros_like(p)
         return p.grad.lerp(self.state[p]['momentum'].lerp_(p.grad, 1 - mu), mu)
 
+# %% ../nbs/08_training.ipynb #c21d44f2
 def matrices(model)->set: # Weights
     "What mixes features inside a trunk: its matrices, without embeddings"
     ws = (getattr(m, 'weight', None) for m in model.base_model.modules() if not isinstance(m, torch.nn.Embedding))
     return {w for w in ws if w is not None and w.dim() == 2}
 
+# %% ../nbs/08_training.ipynb #2c25723b
 def optimiser(net, r:Recipe, p:Plan=None, rates:dict=None): # … weight → its share of the learning rate, if it ever trains
     "As the recipe says; decay on matrices only, and eq 8.3 in the plan's precision"
     if r.optimiser not in ('adamw','muon'): raise BadInput(f"optimiser '{r.optimiser}' is not available; use adamw or muon")
@@ -98,13 +100,14 @@ def optimiser(net, r:Recipe, p:Plan=None, rates:dict=None): # … weight → its
     gs = [dict(params=ws, weight_decay=r.decay*decay, turn=bool(shape), rate=rate, dtype=dtype) for (shape,decay,rate),ws in groups.items()]
     return (Muon if muon else torch.optim.AdamW)(gs, lr=r.lr, betas=r.betas, fused=True)
 
-# %% ../nbs/08_training.ipynb #7cc6a22d
+# %% ../nbs/08_training.ipynb #f938c9ca
 def share(view:View, i:int, k:int)->View: # Process `i` of `k`
     "Every k-th row; where there is none, a row that asks nothing, so that all processes take part"
     if i < len(view): return view[i::k]
     row = view[:1]; none = lambda y: torch.full_like(y, math.nan if y.is_floating_point() else IGNORE)
     return replace(row, labels={h: none(y) for h,y in row.labels.items()})
 
+# %% ../nbs/08_training.ipynb #549618b8
 def accumulate(
     acc, model, # An `Accelerator`, and a `Net` it has prepared
     view:View,  # The whole batch, the same on every process
@@ -138,7 +141,7 @@ def one_step(acc, model, opt, view, step:int, r:Recipe, p:Plan)->dict: # What to
     opt.step(); opt.zero_grad()
     return dict(step=step, loss=loss, norm=norm, lr=lr)
 
-# %% ../nbs/08_training.ipynb #992f6c31
+# %% ../nbs/08_training.ipynb #b0b8e522
 @contextlib.contextmanager
 def fitting_memory(step:int, view, micro:int): # Of the step; its batch; its micro-batches
     "Say what to do when memory runs out"
@@ -149,18 +152,20 @@ def fitting_memory(step:int, view, micro:int): # Of the step; its batch; its mic
         raise NoMemory(f"step {step}: no memory for {rows}; give a smaller batch or a larger --gradient-accumulation-steps, and start again: "
                        "the last checkpoint is kept") from e
 
+# %% ../nbs/08_training.ipynb #6c6a350e
 def attempt(acc, model, opt, view, step, r, p)->dict: # As `one_step`
     "A step, if it asks anything and fits"
     if not any(view.counts.values()): return dict(skipped=True)
     with fitting_memory(step, view, r.micro): return dict(one_step(acc, model, opt, view, step, r, p), forced=view.forced)
 
-# %% ../nbs/08_training.ipynb #d12c1f40
+# %% ../nbs/08_training.ipynb #85ed87ad
 def sha256(path): # Of a file, hexadecimal
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 def seal(o): # The sum that guards a manifest
     return hashlib.sha256(json.dumps(o, sort_keys=True).encode()).hexdigest()
 
+# %% ../nbs/08_training.ipynb #38102acc
 def save_checkpoint(
     out:Path, step:int, net, opt, # Folder of checkpoints; updates made; network and optimiser
     history:list, run:dict,       # What happened; what run this is
@@ -178,6 +183,7 @@ def save_checkpoint(
     for old in [p for p in sorted(Path(out).glob('step-*')) if p <= path][:-keep]: shutil.rmtree(old, ignore_errors=True)
     return path
 
+# %% ../nbs/08_training.ipynb #4f52a95d
 WHOLE = {'config.json','model.safetensors','optimizer.safetensors'}
 
 def read_manifest(path:Path)->dict: # The manifest's body; raises where a file is missing or altered
@@ -191,19 +197,21 @@ def read_manifest(path:Path)->dict: # The manifest's body; raises where a file i
         if sha256(path/f) != s: raise ValueError(f'{f} is altered')
     return body
 
+# %% ../nbs/08_training.ipynb #5b1f9ce6
 def newest(out:Path): # Path and manifest of the newest whole checkpoint, or None
     "Newest valid wins; a damaged one is reported and passed over"
     for path in sorted(Path(out).glob('step-*'), reverse=True):
         try: return path, read_manifest(path)
         except (OSError, ValueError, KeyError, TypeError) as e: warnings.warn(f'{path}: {e}; using the checkpoint before')
 
-# %% ../nbs/08_training.ipynb #861a665f
+# %% ../nbs/08_training.ipynb #845a43a6
 def differences(a:dict, b:dict, at='')->list: # One line a difference
     "Where two descriptions of a run differ"
     if isinstance(a, dict) and isinstance(b, dict):
         return [d for k in sorted(a.keys() | b.keys()) for d in differences(a.get(k), b.get(k), f'{at}.{k}' if at else k)]
     return [] if json.dumps(a) == json.dumps(b) else [f'{at} was {a!r}, is {b!r}']
 
+# %% ../nbs/08_training.ipynb #f6d67993
 def restore(out:Path, net, opt, run:dict, force:bool=False)->list: # The history so far
     "Put the newest whole checkpoint's weights and moments in place"
     found = newest(out)
@@ -220,12 +228,13 @@ def restore(out:Path, net, opt, run:dict, force:bool=False)->list: # The history
         name,what = k.rsplit(':', 1); opt.state.setdefault(params[name], {})[what] = v.to(params[name].device)
     return m['history']
 
-# %% ../nbs/08_training.ipynb #849b77f8
+# %% ../nbs/08_training.ipynb #3c9cbf05
 def sweep(folder:Path):
     "Remove what runs that were killed within a save have left"
     for old in (*folder.parent.glob(f'.{glob.escape(folder.name)}.[0-9]*.tmp'), *folder.rglob('.*.[0-9]*.tmp')):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
 
+# %% ../nbs/08_training.ipynb #8988544c
 @contextlib.contextmanager
 def locked(folder): # Path
     "Hold `folder` for this run alone; of several processes the first one holds it for all"
@@ -260,7 +269,7 @@ def asked_to_stop(keeps): # Is there a folder to keep a checkpoint in?
     try: yield [] if rank() else got
     finally: [signal.signal(s, h) for s,h in old.items()]
 
-# %% ../nbs/08_training.ipynb #2fc0a52c
+# %% ../nbs/08_training.ipynb #53481eca
 def progress(acc, steps, start, desc): # Silent unless on a terminal
     return tqdm(total=steps, initial=min(start, steps), desc=desc, unit='step', disable=None if acc.is_main_process else True)
 
@@ -269,6 +278,7 @@ def tell(bar, view, rec): # Tokens a second, and the loss
     if not bar.disable:
         bar.set_postfix_str(f"{bar.tokens/bar.format_dict['elapsed']:,.0f} tokens/s, loss {sum(rec.get('loss', {}).values()):.3f}", refresh=False)
 
+# %% ../nbs/08_training.ipynb #5e5ea036
 def anew(acc, net, opt): # The network as `accelerate` wraps it
     "Other weights train from here on"
     for w in [w for w in opt.state if not w.requires_grad]: del opt.state[w]
@@ -301,7 +311,7 @@ def train(
             if got: raise Stopped(got[0], f"stopped after step {done} of {r.steps}; a checkpoint is in {out}: the same command goes on from there")
     return history
 
-# %% ../nbs/08_training.ipynb #a33f81b9
+# %% ../nbs/08_training.ipynb #96f995ab
 def collator(
     view_of, # Row numbers `(B,)` → view with one head of classes
 ): # For `Trainer(data_collator=…)`
@@ -313,6 +323,7 @@ def collator(
         return to_hf(view)
     return f
 
+# %% ../nbs/08_training.ipynb #60ffaf72
 def hf_loss(
     outputs, labels, num_items_in_batch=None, # What the model said, what `to_hf` asks; answers in the whole batch
     shift:int=0, # The view's: 1 for a causal one, `partial(hf_loss, shift=1)`
