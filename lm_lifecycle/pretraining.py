@@ -29,7 +29,7 @@ from .text import docs, fingerprint, which_library
 from .tokens import Blocks, Vocab, blocks, pad, token_bytes, train_tokenizer
 from .training import Recipe, train
 
-# %% ../nbs/09_pretraining.ipynb #dbe69672
+# %% ../nbs/09_pretraining.ipynb #4c0e236d
 def view_of(
     kind:str,    # Objective: `mlm`, `nsp`, `dae`, `clm` or `plm`
     data,        # `Blocks`; for `nsp`, `Pairs`
@@ -50,6 +50,7 @@ def view_of(
     if kind == 'dae': return dae(x, rows, vocab, key, doc=d, form='bart' if family == 'bart' else 'prefix', **kw)
     return plm(x, rows, vocab, key, doc=d, form=xlnet if family == 'xlnet' else streams, **kw)
 
+# %% ../nbs/09_pretraining.ipynb #1df56de7
 def teachable(data, vocab:Vocab)->Tensor: # Row numbers
     "The rows in which something can be asked: a block may hold nothing but the end of one text and the beginning of the next"
     if not isinstance(data, Blocks): return torch.arange(len(data))
@@ -66,12 +67,13 @@ def flops(
     net.zero_grad()
     return c.get_total_flops()
 
-# %% ../nbs/09_pretraining.ipynb #ebbe1404
+# %% ../nbs/09_pretraining.ipynb #cdb10cb5
 def stack(net): # Of a `Net`, or of any `AutoModel`
     "The stack of layers that reads"
     m = (net.model if isinstance(net, Net) else net).base_model
     return m.get_encoder() if m.config.is_encoder_decoder else m
 
+# %% ../nbs/09_pretraining.ipynb #81edb04c
 @torch.no_grad()
 def features(
     net, texts:list, tok, # A `Net`, or any `AutoModel`; texts; their tokenizer
@@ -86,6 +88,7 @@ def features(
         for i,f in zip(at.tolist(), ((h*m[...,None]).sum(1)/m.sum(1, keepdim=True).clamp(min=1)).cpu()): out[i] = f
     return torch.stack(out)
 
+# %% ../nbs/09_pretraining.ipynb #8c87fd97
 def probe(
     net, tok, train, test, # The trunk and its tokenizer; `Labelled` to draw from and to score
     k:int=16, seeds:int=5,     # Labels a class; how many draws of them
@@ -101,7 +104,7 @@ def probe(
         return float((m.fit(features(net, few.texts, tok, T), few.labels).predict(test_x) == y).mean())
     return [one(s) for s in range(seeds)]
 
-# %% ../nbs/09_pretraining.ipynb #bb5b0aa7
+# %% ../nbs/09_pretraining.ipynb #398a689f
 def lesson(
     kind:str, data, vocab:Vocab, B:int, # Objective; `Blocks` or `Pairs`; what the ids mean; rows a step
     seed:int=0, family:str='bert', exact:bool=False, **kw, # As `view_of`
@@ -114,6 +117,7 @@ def lesson(
     batch.passed_over = len(data) - len(teach)
     return batch
 
+# %% ../nbs/09_pretraining.ipynb #a309abaa
 def exam(
     kind:str, held, vocab:Vocab, B:int=64, seed:int=0, family:str='bert', exact:bool=False, # As `lesson`, held out
     most:int=256, **kw, # Rows, at most
@@ -168,18 +172,22 @@ def pretrain(
     return net, dict(objective=kind, steps=steps, seconds=took, flops=steps*cost, **graded(net, exam(kind, held, most=most, **how), tok, on),
                      passed_over=batch.passed_over, valid=[(x['step'], x['valid']) for x in h if 'valid' in x])
 
-# %% ../nbs/09_pretraining.ipynb #ac91eef3
+# %% ../nbs/09_pretraining.ipynb #627804c8
 PIPELINE = dict(mlm='fill-mask', nsp='fill-mask', clm='text-generation', cls='text-classification', tag='token-classification',
                 qa='question-answering', seq2seq='text2text-generation')
 WHAT = dict(mlm='masked language modelling', nsp='masked language modelling and next-sentence prediction',
             dae='denoising: a spoilt text, then the text itself', clm='causal language modelling',
             plm='permutation language modelling, in two streams')
+
+# %% ../nbs/09_pretraining.ipynb #a65d92c6
 MASKS = dict(dae=" By itself the class lets everything see everything; in training, the text after the spoilt text saw only what came "
                  "before it (`lm_lifecycle.autoencoding.dae` makes such masks).",
              plm=" By itself the class lets everything see everything; in training, a token saw those before it in a random order "
                  "(`lm_lifecycle.autoregressive.plm` makes such masks).",
              seq2seq=" By itself the class lets everything see everything; in training, and in writing, a target saw its source and what "
                      "came before it (`lm_lifecycle.finetuning.ask` writes with such masks).")
+
+# %% ../nbs/09_pretraining.ipynb #cbbfccff
 CARD = '''---
 {meta}
 ---
@@ -206,6 +214,7 @@ Trained on {data}, to show how language models come about. It repeats what it re
 people. Excerpts of its training text keep their own licences.
 '''
 
+# %% ../nbs/09_pretraining.ipynb #c7459593
 SCORES = 'accuracy','f1','perplexity','exact_match','bleu','chrf','rouge','pearsonr','spearmanr','mse' # What the hub, too, calls so
 
 def metadata(kind:str, facts, base=None, datasets=(), language:str=None)->str: # YAML
@@ -215,6 +224,7 @@ def metadata(kind:str, facts, base=None, datasets=(), language:str=None)->str: #
                          base_model=there([base]), datasets=there(datasets), metrics=[k for k in facts if k in SCORES] or None)
     return f'{data.to_yaml()}\ntags: [lm-lifecycle, {kind}]'
 
+# %% ../nbs/09_pretraining.ipynb #7aa5d8a7
 def save_model(
     net, tok, folder, kind:str, # Network, tokenizer, where to, objective or task
     what:str, data:str, facts:dict, # Sentences for the card: what it is, what it read; its figures
@@ -251,12 +261,13 @@ def versions()->dict: # Of what computed it
 def machine()->str: # In words
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f'{torch.get_num_threads()} CPU threads'
 
-# %% ../nbs/09_pretraining.ipynb #4ae4add3
+# %% ../nbs/09_pretraining.ipynb #3190fd4f
 RACE = ('mlm','nsp','dae','clm','plm')
 ABLATIONS = {f'masking rate {r} %': ('mlm', dict(p=r/100)) for r in (20,30,40)} | {
     'all [MASK]': ('mlm', dict(mask=1., swap=0.)), 'whole words': ('mlm', dict(unit='word')), 'spans': ('mlm', dict(unit='span')),
     'documents kept apart': ('mlm', dict(exact=True)), 'documents kept apart, left to right': ('clm', dict(exact=True))}
 
+# %% ../nbs/09_pretraining.ipynb #cc53969a
 def race(
     out='build/race', size:Size=SIZES['tiny'], steps:int=600, seed:int=0, # Folder of the runs; network; $S$ of masked modelling
     B:int=64, seeds:int=5, k:int=16, most:int=2000, # Rows a step; draws of k labels a class; test texts
@@ -282,13 +293,14 @@ def race(
     if save: write_json(save, result)
     return result
 
-# %% ../nbs/09_pretraining.ipynb #a9079b5a
+# %% ../nbs/09_pretraining.ipynb #fb0393cd
 def even_steps(kind, steps, pairs, vocab, T, B)->int: # Steps that read as many corpus tokens as `steps` of full blocks
     "Equal tokens, not equal positions"
     if kind != 'nsp': return steps
     view = nsp(pairs, order((0,'even'), len(pairs))[:1024], vocab, T=T)
     return round(steps/float(view.inputs['attention_mask'].float().mean()))
 
+# %% ../nbs/09_pretraining.ipynb #062e3b95
 def kept(folder:Path, ask:dict, tok, make, judge)->dict: # The record of one run
     "Do it once: `make` a network and its record, `judge` it, save both in one piece"
     if (f := folder/'run.json').exists() and (old := json.loads(f.read_bytes()))['ask'] == ask: return old
