@@ -43,7 +43,7 @@ class Task:
 
     def suits(self, config): pass # Refuse a network that was made for other answers
 
-# %% ../../nbs/10a_tasks_classification.ipynb #53128336
+# %% ../../nbs/10a_tasks_classification.ipynb #2443e375
 @torch.no_grad()
 def outputs(
     net, task:Task,        # A network; rows
@@ -58,11 +58,12 @@ def outputs(
             yield rows, v, out
     finally: net.train(training)
 
+# %% ../../nbs/10a_tasks_classification.ipynb #9b322728
 def predict(net, task:Task, p:Plan=None, B:int=64): # As `task.predict`
     "One prediction an example, in order"
     return task.predict(net, p, B)
 
-# %% ../../nbs/10a_tasks_classification.ipynb #55dcd36a
+# %% ../../nbs/10a_tasks_classification.ipynb #2b50b8b2
 class Classification(Task):
     "Texts and eq 10a.2's $y$"
     asks,problem = 'cls','single_label_classification' # The head that is trained; what `transformers` calls it
@@ -92,6 +93,7 @@ class Classification(Task):
         rows = torch.as_tensor(rows)
         return View(self.inputs(rows), {} if self.y is None else {self.asks: self.y[rows]})
 
+# %% ../../nbs/10a_tasks_classification.ipynb #419f7c76
 def in_range(labels, C): # Class numbers, or lists of them
     "Refuse a number that no class has"
     for i,l in enumerate(labels):
@@ -101,10 +103,11 @@ def in_range(labels, C): # Class numbers, or lists of them
                                "number them from 0, or put names into a file and `read` it")
     return labels
 
-# %% ../../nbs/10a_tasks_classification.ipynb #5a348bb7
+# %% ../../nbs/10a_tasks_classification.ipynb #ebeedd4c
 def problem(config)->str: # As `transformers` decides it
     return config.problem_type or ('regression' if config.num_labels == 1 else 'single_label_classification')
 
+# %% ../../nbs/10a_tasks_classification.ipynb #47dcbde2
 @patch
 def suits(self:Classification, config):
     "Refuse a network that was made for other answers"
@@ -116,6 +119,7 @@ def suits(self:Classification, config):
                    f"{len(self.names)} for {self.problem} (the first, {self.names[0]!r}); "
                    "build or load it with **task.head")
 
+# %% ../../nbs/10a_tasks_classification.ipynb #0530cd5c
 @patch
 def answer(self:Classification, z): return z.softmax(-1)
 
@@ -125,16 +129,18 @@ def predict(self:Classification, net, p:Plan=None, B:int=64)->Tensor: # Probabil
     found = [(rows, self.answer(out.logits.float()).cpu()) for rows,_,out in outputs(net, self, p, B)]
     return torch.cat([a for _,a in found])[torch.tensor([i for rows,_ in found for i in rows]).argsort()]
 
+# %% ../../nbs/10a_tasks_classification.ipynb #78e7154a
 @patch
 def decode(self:Classification, probs:Tensor)->list: # (name, probability) a text
     "The likeliest class and how likely"
     p,i = probs.max(-1)
     return [(self.names[j], q) for j,q in zip(i.tolist(), p.tolist())]
 
-# %% ../../nbs/10a_tasks_classification.ipynb #ac795095
+# %% ../../nbs/10a_tasks_classification.ipynb #0543fb45
 def accuracy(probs:Tensor, y:Tensor)->Interval: # Share of right answers, with eq 7.3's interval
     return wilson(int((probs.argmax(-1) == y).sum()), len(y))
 
+# %% ../../nbs/10a_tasks_classification.ipynb #feee5638
 def confusion(
     probs:Tensor, y:Tensor, # `(n,C)`, `(n,)`
 )->Tensor: # `(C,C)` counts: row = truth, column = answer
@@ -142,6 +148,7 @@ def confusion(
     C = probs.shape[1]
     return torch.bincount(y*C + probs.argmax(-1), minlength=C*C).view(C, C)
 
+# %% ../../nbs/10a_tasks_classification.ipynb #a1d4bb53
 @patch
 def score(self:Classification, probs:Tensor)->dict: # `accuracy`, its bounds, and `f1`, eq 10a.3
     "Metrics, the main one first"
@@ -163,7 +170,7 @@ def worst(
     s,said = task.surprise(probs), task.decode(probs)
     return [(task.data.texts[i], task.truth(i), said[i], float(s[i])) for i in s.argsort(descending=True)[:n].tolist()]
 
-# %% ../../nbs/10a_tasks_classification.ipynb #5d05337a
+# %% ../../nbs/10a_tasks_classification.ipynb #4cc3f97e
 def read_names(row, col, path, n)->list: # Of classes: `a|b`, or a JSON list
     "Several labels from one cell"
     ls = row.get(col)
@@ -177,6 +184,7 @@ def read_names(row, col, path, n)->list: # Of classes: `a|b`, or a JSON list
             raise bad_line(path, n, f'label {l!r:.60} is not a name; write ["a", "b"]')
     return sorted({s for l in ls if (s := str(l).strip())})
 
+# %% ../../nbs/10a_tasks_classification.ipynb #60f914c9
 def number_lists(rows:list, path, names:list=None, skip:list=None)->Labelled: # As `number_labels`
     "Check every list of labels and number it"
     rows = list(each(rows, lambda n,t,ls: (n, t, [known(l, names or ls, path, n) for l in ls]), skip, BadInput(f'{path}: holds no examples')))
@@ -187,6 +195,7 @@ def number_lists(rows:list, path, names:list=None, skip:list=None)->Labelled: # 
     number = {l:i for i,l in enumerate(names)}
     return Labelled([t for _,t,_ in rows], [[number[l] for l in ls] for *_,ls in rows], list(names))
 
+# %% ../../nbs/10a_tasks_classification.ipynb #b4b2baa3
 class MultiLabel(Classification):
     "Texts and eq 10a.4's $y$"
     asks,problem = 'value','multi_label_classification'
@@ -207,7 +216,7 @@ class MultiLabel(Classification):
         said = probs > .5; micro,macro = (f1_score(self.y, said, average=a, zero_division=0) for a in ('micro','macro'))
         return dict(f1=float(micro), f1_macro=float(macro), exact=float((said == self.y.bool()).all(1).double().mean()))
 
-# %% ../../nbs/10a_tasks_classification.ipynb #36231fe4
+# %% ../../nbs/10a_tasks_classification.ipynb #2bbf314f
 def amount(s:str, path, n:int)->float:
     "A finite number, or one clear line"
     try: y = float(s)
@@ -215,6 +224,7 @@ def amount(s:str, path, n:int)->float:
     if math.isfinite(y): return y
     raise bad_line(path, n, f"label {s[:40]!r} is not a finite number; correct it or remove the line")
 
+# %% ../../nbs/10a_tasks_classification.ipynb #ded0d29c
 def number_amounts(rows:list, path, names:list=None, skip:list=None)->Labelled: # As `number_labels`
     "Check every amount"
     rows = list(each(rows, lambda n,t,l: (n, t, l, amount(l, path, n)), skip, BadInput(f'{path}: holds no amounts')))
@@ -224,6 +234,7 @@ def number_amounts(rows:list, path, names:list=None, skip:list=None)->Labelled: 
         raise bad_line(path, n, f"{why}; read them with Classification, or write 0.0 for an amount")
     return Labelled([t for _,t,*_ in rows], [y for *_,y in rows], list(names or ['value']))
 
+# %% ../../nbs/10a_tasks_classification.ipynb #ad43916a
 class Regression(Classification):
     "Texts and eq 10a.5's $y$"
     asks,problem,number = 'value','regression',staticmethod(number_amounts)
@@ -240,7 +251,7 @@ class Regression(Classification):
         r = {f.__name__[:-1]: 0. if flat else float(f(y, z).statistic) for f in (stats.pearsonr,stats.spearmanr)}
         return r | dict(mse=float(((y - z)**2).mean()))
 
-# %% ../../nbs/10a_tasks_classification.ipynb #54fa8097
+# %% ../../nbs/10a_tasks_classification.ipynb #b750eac6
 CLASSIFIERS = {c.problem: c for c in (Classification,MultiLabel,Regression)}
 
 @patch(cls_method=True)
@@ -252,6 +263,7 @@ def names_of(cls:Classification, config, path, n, label)->list:
     raise bad_line(path, n, f"label {label!r:.60} is read for {cls.problem}, but {why}; "
                             f"read the file with {other.__name__}, or use a model without a classifier")
 
+# %% ../../nbs/10a_tasks_classification.ipynb #2b4c7f52
 @patch(cls_method=True)
 def read(cls:Classification,
     path, tok, T:int=128,  # A tsv, csv, jsonl or parquet file; tokenizer; longest row
@@ -265,6 +277,7 @@ def read(cls:Classification,
     if config: names = cls.names_of(config, path, rows[0][0], rows[0][2])
     return cls(cls.number(rows, path, names, skip), tok, T)
 
+# %% ../../nbs/10a_tasks_classification.ipynb #30eb5b07
 def check_texts(items)->list: # Strings, or pairs of strings
     "Refuse what is neither"
     items = [items] if isinstance(items, str) else list(items)
@@ -275,6 +288,7 @@ def check_texts(items)->list: # Strings, or pairs of strings
         if not good(t): raise BadInput(f'text {i} is {str(t)[:40]!r}; give strings only, or pairs of strings only')
     return items
 
+# %% ../../nbs/10a_tasks_classification.ipynb #e97c0d8a
 @patch(cls_method=True)
 def raw(cls:Classification,
     items, tok, T:int=128, # Strings, or pairs of them; tokenizer; longest row
