@@ -44,7 +44,7 @@ def scheme_of(
     follows = lambda p: {a != 'O' and a[2:] == b[2:] for a,b in pairs if b[0] == p}
     return 'IOB1' if follows('B') == {True} and False in follows('I') else 'IOB2'
 
-# %% ../../nbs/10b_tasks_tagging.ipynb #c39f2ba1
+# %% ../../nbs/10b_tasks_tagging.ipynb #bd67b647
 def iob2(
     tags:list,         # Of one sentence
     scheme:str='IOB2', # As from `scheme_of`
@@ -59,6 +59,7 @@ def iob2(
         inside = None if p in ('E','S') else x
     return out[:-1], repaired
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #2a1e71d2
 def entities(
     tags:list, # Of one sentence; repaired where they must be
 )->list: # (type, first word, the word after the last)
@@ -85,7 +86,7 @@ class Tagged:
         return Tagged([self.words[i] for i in rows], self.tags and [self.tags[i] for i in rows], self.names, self.scheme)
     def sample(self, k, seed=0): return self.pick(order((seed,'sample'), len(self))[:k].tolist()) # Any `k` sentences
 
-# %% ../../nbs/10b_tasks_tagging.ipynb #8d31ec14
+# %% ../../nbs/10b_tasks_tagging.ipynb #6d2017a1
 TAG_COLUMNS = 'tags','ner_tags','upos','pos_tags'
 
 def read_list(row, col, path, n)->list: # Of strings
@@ -98,11 +99,13 @@ def read_list(row, col, path, n)->list: # Of strings
         raise bad_line(path, n, f'{col!r} holds {str(odd[0])[:40]}, neither text nor a number; correct it')
     return [str(w) for w in v]
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #2ac2d75c
 def word_and_tag(l, path, n)->tuple: # Number, first and last cell
     cells = l.split('\t') if '\t' in l else re.split(' +', l.strip(' '))
     if len(cells) < 2: raise bad_line(path, n, f'{l[:40]!r} is one column; write a word, a tab and its tag')
     return n, cells[0], cells[-1].strip()
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #be4b8a7d
 def read_conll(path, encoding='utf-8', skip=None):
     "Yield line numbers, words and tags of each sentence"
     def sentences():
@@ -112,6 +115,7 @@ def read_conll(path, encoding='utf-8', skip=None):
             elif ls: yield ls,; ls = []
     return each(sentences(), lambda ls: [list(c) for c in zip(*(word_and_tag(l, path, n) for n,l in ls))], skip)
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #547946bc
 def read_sentences(path, words, tags, encoding='utf-8', skip=None):
     "Yield line numbers, words and tags of each sentence, by the kind of the file"
     if suffix(path) in ('.txt','.tsv','.conll'): return read_conll(path, encoding, skip)
@@ -120,7 +124,7 @@ def read_sentences(path, words, tags, encoding='utf-8', skip=None):
         ws = read_list(row, words, path, n); return [n]*max(len(ws), 1), ws, read_list(row, col, path, n)
     return each(read_rows(path, (words, tags or TAG_COLUMNS[0]), encoding, skip), one, skip)
 
-# %% ../../nbs/10b_tasks_tagging.ipynb #9628f83f
+# %% ../../nbs/10b_tasks_tagging.ipynb #785152ee
 def check_sentence(ns, words, tags, path)->tuple: # The same
     "A word at least, and a tag a word"
     if not words: raise bad_line(path, ns[0], 'the sentence is empty; give it words or remove it')
@@ -131,6 +135,7 @@ def check_sentence(ns, words, tags, path)->tuple: # The same
         if not t: raise bad_line(path, n, f'the tag of {w[:40]!r} is empty; fill it')
     return ns, words, tags
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #d1309611
 def as_named(t, names): return 'I'+t[1:] if t not in names and 'I'+t[1:] in names else t # A model may begin entities with `I-`
 
 def number_tags(
@@ -151,6 +156,7 @@ def number_tags(
     rows = list(each(zip(rows, fixed), named, skip, none))
     return Tagged([ws for ws,*_ in rows], [ts for _,ts,_ in rows], list(names), scheme, sum(k for *_,k in rows))
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #fc5df753
 def read_tagged(
     path,               # A jsonl or parquet file, or CoNLL columns in a txt, tsv or conll file; `.gz` or not
     names:list=None,    # Tags of training; those of the file when absent
@@ -161,7 +167,7 @@ def read_tagged(
     "Sentences and their tags"
     return number_tags(read_sentences(path, words, tags, encoding, skip), path, names, skip)
 
-# %% ../../nbs/10b_tasks_tagging.ipynb #4cf386f1
+# %% ../../nbs/10b_tasks_tagging.ipynb #71e58dd9
 def tokenise_words(
     sentences:list, # Lists of words
     tok,            # Any fast tokenizer
@@ -172,6 +178,7 @@ def tokenise_words(
     spaced = [w if re.match(f'[{UNSPACED}]', w) or not w else space+w for w in clean]
     return {w:e.ids for w,e in zip(words, t.encode_batch_fast(spaced, add_special_tokens=False))}
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #8372dc20
 def frame(
     tok, # Any fast tokenizer
 )->tuple: # Ids it puts before a text, ids it puts after it
@@ -230,7 +237,7 @@ class Tagging(Task):
         rows = torch.as_tensor(rows).tolist(); y = self.y and dict(tag=pad([self.y[i] for i in rows], IGNORE)[0])
         return View(self.inputs(rows), y or {})
 
-# %% ../../nbs/10b_tasks_tagging.ipynb #9fea2ec5
+# %% ../../nbs/10b_tasks_tagging.ipynb #586b5c55
 @patch
 def suits(self:Tagging, config): # A model's config
     "Refuse a network that was made for other tags"
@@ -239,6 +246,7 @@ def suits(self:Tagging, config): # A model's config
     what = f"the network says {', '.join(theirs[:6])}, …, the sentences {', '.join(self.names[:6])}, …"
     raise BadInput(f"{what}; read the file with config=net.model.config, or build or load a network with **task.head")
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #fb1e8a81
 @patch
 def predict(self:Tagging, net, p:Plan=None, B:int=64)->list: # Of lists of tags
     "The likeliest tag of every word"
@@ -249,6 +257,7 @@ def predict(self:Tagging, net, p:Plan=None, B:int=64)->list: # Of lists of tags
             out[s][c:c+len(first)] = [self.names[i] for i in best[first].tolist()]
     return out
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #8ad68ae1
 def join_words(words)->str: # With spaces, but for scripts that have none
     return re.sub(f'(?<=[{UNSPACED}]) (?=[{UNSPACED}])', '', ' '.join(words))
 
@@ -258,7 +267,7 @@ def decode(self:Tagging, found:list)->list: # As from `predict`
     if not self.entity: return [list(zip(*p)) for p in zip(self.data.words, found)]
     return [[(join_words(ws[a:b]), x) for x,a,b in entities(ts)] for ws,ts in zip(self.data.words, found)]
 
-# %% ../../nbs/10b_tasks_tagging.ipynb #92ff6520
+# %% ../../nbs/10b_tasks_tagging.ipynb #bf49fdaf
 def split_words(
     s:str, # As a user writes it
 )->list:
@@ -272,6 +281,7 @@ def check_words(items)->list: # Lists of words
             raise BadInput(f'sentence {i} is {str(s)[:40]!r}; give strings, or lists of words')
     return [split_words(s) if isinstance(s, str) else list(s) for s in items]
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #51419998
 def names_in(config)->list: # A tagger's names, by their numbers
     return [config.id2label[i] for i in range(config.num_labels)]
 
@@ -285,6 +295,7 @@ def raw(cls:Tagging,
     P = getattr(config, 'max_position_embeddings', 0); words = check_words([items] if isinstance(items, str) else items)
     return cls(Tagged(words, None, names_in(config)), tok, min(T, P) if P > 0 else T)
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #22c6a93e
 @patch(cls_method=True)
 def read(cls:Tagging,
     path, tok, T:int=128, # A tagged file; tokenizer; longest row
@@ -295,7 +306,7 @@ def read(cls:Tagging,
     "A tagged file as a task"
     return cls(read_tagged(path, names_in(config) if config else names, **kw), tok, T)
 
-# %% ../../nbs/10b_tasks_tagging.ipynb #b3a80751
+# %% ../../nbs/10b_tasks_tagging.ipynb #6d540acd
 def entity_scores(
     truth:list, found:list, # Lists of tags of each sentence
 )->dict: # `f1`, `precision`, `recall`
@@ -307,13 +318,14 @@ def entity_scores(
     r = Evaluator(*both, tags=sorted(types), loader='list').evaluate()['overall']['strict']
     return {k:float(getattr(r, k)) for k in ('f1','precision','recall')}
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #99bcd8e2
 @patch
 def score(self:Tagging, found:list)->dict: # Main metric first
     "F1 of entities where the tags are of entities, and the share of right tags"
     right = [a == b for ts,fs in zip(self.data.tags, found, strict=True) for a,b in zip(ts, fs, strict=True)]
     return (entity_scores(self.data.tags, found) if self.entity else {}) | dict(accuracy=sum(right)/max(len(right), 1))
 
-# %% ../../nbs/10b_tasks_tagging.ipynb #fe70f4c7
+# %% ../../nbs/10b_tasks_tagging.ipynb #417e747a
 class Mistake(NamedTuple):
     kind:str     # `missed`, `spurious`, `wrong type` or `wrong border`
     sentence:int # Which
@@ -335,6 +347,7 @@ def mistakes(
         out += [Mistake('spurious', s, None, text(f)) for f in F if not meets(f, G)]
     return out
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #952ef0e1
 def tag_confusion(
     data:Tagged, found:list, # Sentences and their tags; the tags that were found
 )->Tensor: # `(C,C)` counts: row = truth, column = answer
@@ -343,7 +356,7 @@ def tag_confusion(
     y,a = (torch.tensor([number[t] for t in chain(*side)]) for side in (data.tags,found))
     return confusion(one_hot(a, len(number)), y)
 
-# %% ../../nbs/10b_tasks_tagging.ipynb #529d933f
+# %% ../../nbs/10b_tasks_tagging.ipynb #357a8095
 MARKED = re.compile(r'''\[?(?<!\w)(``|`|\*\*|\*|'|")[~!.]?([^\W\d]\w*(?:\.\w+)*)(?:\(\))?\1(?!\w)\]?''')
 MARKUP = re.compile(r'''[`*"]|(?<!\w)'|'(?!\w)|\(\)''')
 PROSE_WORD = re.compile(r"\x01?[^\W\d]\w*(?:[.-]\w+)*|'\w+|\w+|[^\w\s\x01]")
@@ -359,6 +372,7 @@ def prose(
     text = '\n\n'.join(re.sub(r'(?m)^ *([-*+•]|\w+[.)]) .*', '', p) for p in ps)
     return re.sub(r':math:`[^`]*`|\$[^$]+\$|\w+://\S+', 'math', re.sub(r':(?!math)\w[\w:]*:(?=`)', '', text))
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #4b401340
 SENTENCE = re.compile(r'(?<=[.!?])\s+(?=[^a-z\s])|\n\s*\n')
 
 def words_of(
@@ -368,7 +382,7 @@ def words_of(
     text = MARKED.sub('\x01\\2', text.replace('\x01', '')) # A character that no text has
     return [(w.lstrip('\x01'), w[0] == '\x01') for w in PROSE_WORD.findall(MARKUP.sub(' ', text))]
 
-# %% ../../nbs/10b_tasks_tagging.ipynb #5e7c90cb
+# %% ../../nbs/10b_tasks_tagging.ipynb #a00e79d4
 def types_in(e)->set: # Of an `Entry`
     "Single words between commas, `or` and `of`, outside brackets"
     ws = re.split(r', *| or | of |\||\[|\]', re.split(r'[({]', e.type.text)[0])
@@ -384,6 +398,7 @@ def lexicon(
     return {w:'type' for w,n in types.items() if n >= 10 and w not in UNSAID and w.lower() not in UNSAID} | \
         {w:'exception' for w in raised if re.search('(Error|Exception|Warning)$', w)}
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #51acda79
 def tag_sentence(
     text:str, params:set, lex:dict, # A sentence; the function's parameters; as from `lexicon`
 )->tuple: # Words, tags
@@ -421,7 +436,7 @@ def docstring_tags(
     if split not in docstring_sets(): raise BadInput(f'split {split!r}: choose train, valid or test')
     return docstring_sets()[split]
 
-# %% ../../nbs/10b_tasks_tagging.ipynb #8531ffa5
+# %% ../../nbs/10b_tasks_tagging.ipynb #c33db1e5
 def commonest_tags(
     train:Tagged, test:Tagged, # Tagged sentences; sentences
 )->list: # Of lists of tags
@@ -431,6 +446,7 @@ def commonest_tags(
     best = {w:c.most_common(1)[0][0] for w,c in seen.items()}
     return [[best.get(w, every) for w in ws] for ws in test.words]
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #eb609c8d
 def word_shape(w): return re.sub(r'(.)\1+', r'\1', re.sub('[a-z]', 'x', re.sub('[A-Z]', 'X', re.sub(r'\d', '9', w))))
 
 def word_features(words):
@@ -439,6 +455,7 @@ def word_features(words):
         yield [f'word={w}', f'lower={w.lower()}', f'before={a}', f'after={b}', f'shape={word_shape(w)}', f'end={w[-3:]}',
                f'shapes={word_shape(a)} {word_shape(b)}']
 
+# %% ../../nbs/10b_tasks_tagging.ipynb #2c3165c2
 def logistic_tags(
     train:Tagged, test:Tagged, # As `commonest_tags`
 )->list: # Of lists of tags
