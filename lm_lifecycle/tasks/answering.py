@@ -60,7 +60,7 @@ def windows(
     step = room - overlap; W = 1 - (room - max(n, room))//step
     return [(w*step, min(w*step + room, n)) for w in range(W)]
 
-# %% ../../nbs/10c_tasks_answering.ipynb #5be56423
+# %% ../../nbs/10c_tasks_answering.ipynb #855d35ef
 def touched(
     offsets:np.ndarray, # First character of each token, and first after it `(n,2)`
     start:int, end:int, # First character of the answer, and first after it
@@ -69,6 +69,7 @@ def touched(
     hit = np.flatnonzero((offsets[:,0] < end) & (offsets[:,1] > start))
     return (int(hit[0]), int(hit[-1])) if len(hit) else None
 
+# %% ../../nbs/10c_tasks_answering.ipynb #1a820a3d
 def letters(
     context:str, offsets:np.ndarray, # A text, and the characters of its tokens
     i:int, j:int, # First and last token
@@ -77,6 +78,7 @@ def letters(
     end = offsets[j+1,0] if j+1 < len(offsets) else len(context)
     return trim(context, int(offsets[i,0]), int(max(end, offsets[j,1])))
 
+# %% ../../nbs/10c_tasks_answering.ipynb #7b1edff3
 def tokens_of(texts:list, tok): # Yields ids and offsets `(n,2)` of each text, without special tokens
     t = bare(tok)
     for b in batches(texts):
@@ -96,7 +98,7 @@ def best_spans(
     score,at = S.flatten(1).topk(min(k, S[0].numel()))
     return score, at//longest, at//longest + at%longest
 
-# %% ../../nbs/10c_tasks_answering.ipynb #bc1b07a7
+# %% ../../nbs/10c_tasks_answering.ipynb #609eadf6
 @dataclass(frozen=True)
 class Answer:
     "The best spans of all windows, and whether they beat “no answer”: eq 10c.4"
@@ -115,6 +117,7 @@ class Answer:
         w = np.array([self.null, *(s for _,s in self.best)]); w = np.exp(w - w.max())
         return float(w[int(bool(self.text))]/w.sum())
 
+# %% ../../nbs/10c_tasks_answering.ipynb #ddac2b35
 def gather(
     found:list, # Of (`Span`, $S$), from all windows of a question
     nulls:list, # “No answer”, window by window
@@ -143,7 +146,7 @@ def em_f1(
     golds = [t for t,_ in golds if normal(t)] or ['']
     return max(float(normal(said) == normal(g)) for g in golds), max(f1_words(said, g) for g in golds)
 
-# %% ../../nbs/10c_tasks_answering.ipynb #b12e6318
+# %% ../../nbs/10c_tasks_answering.ipynb #7652082c
 def squad(
     said:list,  # Texts, '' where there is none
     golds:list, # References of each
@@ -155,6 +158,7 @@ def squad(
     if has.all() or not has.any(): return out
     return out | both('has_', has) | both('none_', ~has) | dict(has=int(has.sum()))
 
+# %% ../../nbs/10c_tasks_answering.ipynb #cd2bb6bf
 def best_tau(
     answers:list, # Of `Answer`
     golds:list,   # References of each
@@ -282,7 +286,7 @@ def place(
     close = [i for i in at if abs(i - start) <= near] or (at if len(at) == 1 else [])
     return (min(close, key=lambda i: abs(i - start)), 'moved') if close else (None, at)
 
-# %% ../../nbs/10c_tasks_answering.ipynb #927ec290
+# %% ../../nbs/10c_tasks_answering.ipynb #7211b8bd
 def golds_of(row, path, n)->list: # (text, start), checked in form only
     a = row.get('answers')
     if isinstance(a, list): a = {k: [isinstance(x, dict) and x.get(k) for x in a] for k in ('text','answer_start')}
@@ -296,6 +300,7 @@ def golds_of(row, path, n)->list: # (text, start), checked in form only
     if ts and row.get('is_impossible'): raise bad_line(path, n, f'is_impossible, yet its answer is {ts[0]!r:.60}; remove one')
     return list(zip(ts, ss))
 
+# %% ../../nbs/10c_tasks_answering.ipynb #8d75cb8d
 def placed(context, golds, path, n, wrong)->list: # (text, start), as they are in the context
     out = []
     for t,s in golds:
@@ -308,6 +313,7 @@ def placed(context, golds, path, n, wrong)->list: # (text, start), as they are i
         out.append((t, i))
     return out
 
+# %% ../../nbs/10c_tasks_answering.ipynb #66fadb90
 def report_offsets(path, wrong, total):
     "One warning for each thing that was wrong with offsets"
     for how,ns in wrong.items():
@@ -315,6 +321,7 @@ def report_offsets(path, wrong, total):
         if how == 'moved': why = 'point beside the answer, and were moved'
         warnings.warn(f'{path}:{ns[0]}: {len(ns)} of {total} answer_start {why}; correct them in the file')
 
+# %% ../../nbs/10c_tasks_answering.ipynb #e7e7ead1
 def to_questions(
     rows, # (number, row) each, a row as in the hub's `squad`: context, question, answers, and id if it has one
     path, # Where they are from, for messages
@@ -334,7 +341,7 @@ def to_questions(
     report_offsets(path, wrong, sum(len(a) for *_,a in out))
     return Questions(*map(list, zip(*out)))
 
-# %% ../../nbs/10c_tasks_answering.ipynb #b45aefe2
+# %% ../../nbs/10c_tasks_answering.ipynb #3bd5711e
 def nested(path, encoding='utf-8', skip=None): # Yields place and row of a `.json` file: nested, a list of rows, or one row a line
     try: d = json.loads('\n'.join(l for _,l in read_lines(path, encoding, most=2**31)))
     except (ValueError,RecursionError): yield from read_jsonl(path, ('question',), encoding, skip); return
@@ -349,6 +356,7 @@ def nested(path, encoding='utf-8', skip=None): # Yields place and row of a `.jso
         right = '{"data": [{"paragraphs": [{"context": "…", "qas": […]}]}]}'
         raise BadInput(f'{path}: not laid out as SQuAD ({e!r}); write {right}') from e
 
+# %% ../../nbs/10c_tasks_answering.ipynb #aa28901d
 def read_questions(
     path, # `.json` as SQuAD's; `.jsonl` or `.parquet` as the hub's `squad`; `.gz` or not; a name on the hub
     encoding:str='utf-8', skip:list=None, # Of text files; where bad rows go, which are raised when absent
@@ -357,7 +365,7 @@ def read_questions(
     rows = nested(path, encoding, skip) if suffix(path) == '.json' else read_rows(path, ('context','question','answers'), encoding, skip)
     return to_questions(rows, path, skip)
 
-# %% ../../nbs/10c_tasks_answering.ipynb #aa53ee21
+# %% ../../nbs/10c_tasks_answering.ipynb #ced97164
 def uncapped(s): return (s[:1].lower() + s[1:] if s[1:2].islower() or s[1:2] == ' ' else s).removesuffix('.').strip()
 
 def parameters(
@@ -372,6 +380,7 @@ def parameters(
         context += said + ' '*bool(said)
     return context.strip(), at
 
+# %% ../../nbs/10c_tasks_answering.ipynb #308dd422
 def docstring_questions(
     split:str='train', # `train`, `valid` or `test`
     words:int=30,      # Longest description that is asked for
@@ -389,7 +398,7 @@ def docstring_questions(
         out += [(f'what is `{n}` in `{f}`?', context, [at[n]] if n in at else []) for n in asked]
     return Questions([f'{split}-{n}' for n in range(len(out))], *map(list, zip(*out)))
 
-# %% ../../nbs/10c_tasks_answering.ipynb #3a4fa057
+# %% ../../nbs/10c_tasks_answering.ipynb #6587db37
 def similar_sentence(
     data:Questions,
 )->list: # Texts
@@ -402,6 +411,7 @@ def similar_sentence(
         like = (S[i:j]@Q[n].T).toarray()[:,0]; out.append(cut[n][like.argmax()] if like.max() > 0 else '')
     return out
 
+# %% ../../nbs/10c_tasks_answering.ipynb #d4e0aec3
 NEXT = r' \w*_\w*(?= )' # What looks like the next name
 
 def after_name(
@@ -416,7 +426,7 @@ def after_name(
         out.append(' '.join(re.split(NEXT, rest, maxsplit=1)[0].split()[:words]))
     return out
 
-# %% ../../nbs/10c_tasks_answering.ipynb #a1d46a16
+# %% ../../nbs/10c_tasks_answering.ipynb #894844c2
 VERDICTS = 'right','partly right','from elsewhere','should have answered','should not have answered'
 
 def verdict(
@@ -428,6 +438,7 @@ def verdict(
     if not (golds and a.text): return 3 if golds else 4
     return 1 if any(a.span.start < i + len(t) and i < a.span.end for t,i in golds) else 2
 
+# %% ../../nbs/10c_tasks_answering.ipynb #676ac902
 def surest_wrong(
     answers:list, data:Questions, # Of `Answer`; what they answer
     n:int=5, # How many
@@ -436,6 +447,7 @@ def surest_wrong(
     bad = [i for i,a in enumerate(answers) if verdict(a, data.answers[i])]
     return sorted(bad, key=lambda i: -answers[i].p)[:n]
 
+# %% ../../nbs/10c_tasks_answering.ipynb #83a33ac7
 def compared(
     data:Questions, i:int, a:Answer, # Questions, which of them, and what was said
     around:int=10, # Words of context to show on either side
