@@ -28,7 +28,7 @@ from .classification import Task
 from ..text import bad_line, docs, each, read_cell, read_rows, sections
 from ..tokens import Vocab, encode, pad
 
-# %% ../../nbs/10d_tasks_generation.ipynb #dd1b377d
+# %% ../../nbs/10d_tasks_generation.ipynb #2ddf6423
 @dataclass
 class Sources:
     sources:list # What is read, N strings
@@ -42,6 +42,7 @@ class Sources:
 
 def several(v): return isinstance(v, list) and len(v) > 0 and all(isinstance(t, str) for t in v)
 
+# %% ../../nbs/10d_tasks_generation.ipynb #a9970f5f
 def read_sources(
     path, # A tsv, csv, jsonl or parquet file, `.gz` or not
     source:str='source', target:str='target', # Columns; a jsonl target may be a list of texts
@@ -57,11 +58,12 @@ def read_sources(
     none = BadInput(f'{path}: holds no examples; write lines of {source}<TAB>{target}')
     return Sources(*map(list, zip(*each(read_rows(path, (source,target), encoding, skip), one, skip, none))))
 
-# %% ../../nbs/10d_tasks_generation.ipynb #284d8a26
+# %% ../../nbs/10d_tasks_generation.ipynb #310364cf
 CODE = re.compile(r'(?m)^\s*(?:>>> |\.\. |```|@|:\w+[^:\n]*:|[A-Z][\w ]*\n={3,})') # Where prose ends
 
 def words(s): return re.findall(r'\w+', s.lower())
 
+# %% ../../nbs/10d_tasks_generation.ipynb #8f1ae19d
 def summary_pair(
     text:str, # A docstring
 ): # Prose and summary, or None
@@ -72,19 +74,21 @@ def summary_pair(
     told = words(x := clean(CODE.split(sections(text).body.text, maxsplit=1)[0]).strip())
     if len(told) >= 12 and f" {' '.join(said)} " not in f" {' '.join(told)} ": return x,y
 
+# %% ../../nbs/10d_tasks_generation.ipynb #58355913
 def docstring_summaries(
     split:str='train', # `train`, `valid` or `test`
 )->Sources:
     "What does this docstring's first line say?"
     return Sources(*map(list, zip(*filter(None, (summary_pair(d.text) for d in docs(split))))))
 
-# %% ../../nbs/10d_tasks_generation.ipynb #8e487e48
+# %% ../../nbs/10d_tasks_generation.ipynb #6d32c747
 FORMS = 'bart','prefix','causal'
 
 def one_of(what, v, names):
     if v not in names: raise BadInput(f"{what} '{v}' is not known: choose {', '.join(names)}")
     return v
 
+# %% ../../nbs/10d_tasks_generation.ipynb #bc97c3a4
 def conditional(
     src:list, tgt:list, # Ids of each source and of each target, with their special ids
     vocab:Vocab,        # What the ids mean
@@ -102,16 +106,18 @@ def conditional(
     if form == 'bart': return View(dict(input_ids=x, attention_mask=mask, decoder_input_ids=said), dict(lm=y))
     return prefix_lm(x, mask - 1, said, torch.zeros_like(said), y)
 
-# %% ../../nbs/10d_tasks_generation.ipynb #4585d8a3
+# %% ../../nbs/10d_tasks_generation.ipynb #ebeb9f86
 def ends(tok)->tuple: # Ids that the tokenizer puts before a text, and after it
     x = tok('a', return_special_tokens_mask=True); ids,m = x['input_ids'],x['special_tokens_mask']
     body = [i for i,special in enumerate(m) if not special] or [0]
     return ids[:body[0]], ids[body[-1]+1:]
 
+# %% ../../nbs/10d_tasks_generation.ipynb #9a119f83
 def form_of(config)->str: # The form a `transformers` config is made for; a llama can be trained as `prefix` too: say so
     if getattr(config, 'is_encoder_decoder', False): return 'bart'
     return 'prefix' if config.model_type in BEFORE and not getattr(config, 'is_decoder', False) else 'causal'
 
+# %% ../../nbs/10d_tasks_generation.ipynb #b3143884
 def cut_to(
     texts:list, tok,      # Strings, and how they are cut
     pre:list, post:list,  # Ids before and after each
@@ -137,7 +143,7 @@ def likely(
     s,i = z.sort(descending=True); p = s.softmax(-1)
     return torch.empty_like(z).scatter(-1, i, s.masked_fill(p.cumsum(-1) - p >= top, -torch.inf))
 
-# %% ../../nbs/10d_tasks_generation.ipynb #e84b9662
+# %% ../../nbs/10d_tasks_generation.ipynb #102209c2
 @dataclass(frozen=True)
 class Decoding:
     tau:float=0.    # Temperature; 0: always the best token
@@ -153,6 +159,7 @@ class Decoding:
             raise BadInput(f"{self}: choose beams ≥ 1, tau ≥ 0, k ≥ 0, 0 < top ≤ 1; "
                            "a beam does not draw, so tau = 0 where beams > 1")
 
+# %% ../../nbs/10d_tasks_generation.ipynb #ca3046dd
 def choose(
     z:Tensor, rows:Tensor, t:int, how:Decoding, # Logits `(B,V)`, row numbers `(B,)`, place in the answer
 )->Tensor: # Token ids `(B,)`
@@ -160,6 +167,7 @@ def choose(
     if not how.tau: return z.argmax(-1)
     return next_token(likely(z.float()/how.tau, how.k, how.top), uniform((how.seed,'say',t), rows, 1)[:,0])
 
+# %% ../../nbs/10d_tasks_generation.ipynb #c664c40e
 class Dice(LogitsProcessor):
     "`choose`, for `transformers`: what was chosen is all that is left"
     def __init__(self, rows, said, how): self.rows,self.said,self.how = rows,said,how
@@ -238,7 +246,7 @@ def by_us(net, src:list, rows:Tensor, vocab:Vocab, new:int, how:Decoding)->list:
     if how.beams == 1: return draw(say, rows, vocab.sep, new, how)
     return beam_search(say, len(rows), vocab.sep, new, how, rows.device)
 
-# %% ../../nbs/10d_tasks_generation.ipynb #03bb2934
+# %% ../../nbs/10d_tasks_generation.ipynb #e4b691e0
 class Generation(Task):
     "Sources and targets as views: eq 10d.1's $x$ and $y$"
     def __init__(self,
@@ -290,6 +298,7 @@ class Generation(Task):
     def raw(cls, items, tok, T=128, config=None, **kw): # Strings
         return cls(Sources(list(items)), tok, T, config=config, **kw)
 
+# %% ../../nbs/10d_tasks_generation.ipynb #3597fed3
 @torch.no_grad()
 def generate_ids(net, task:Generation, p:Plan=None, B:int=32, how:Decoding=None)->list: # Ids of each text, in order
     "Short sources first, so that little is padded"
@@ -348,7 +357,7 @@ def score_texts(texts:list, answers:list)->dict: # Name → number
     means = {k: sum(e[k] for e in each)/len(each) for k in each[0]}
     return {k: score for k,(score,_) in corpus_scores(texts, answers).items()} | means
 
-# %% ../../nbs/10d_tasks_generation.ipynb #0a73ce1f
+# %% ../../nbs/10d_tasks_generation.ipynb #2af707fb
 def text_sentences(s): return [t for t in re.split(r'(?<=[.!?])\s+', ' '.join(s.split())) if t]
 
 def commonest(train:Sources, test:Sources)->list: # The same for each source
@@ -356,6 +365,7 @@ def commonest(train:Sources, test:Sources)->list: # The same for each source
 
 def lead(test:Sources)->list: return [text_sentences(s)[0] for s in test.sources]
 
+# %% ../../nbs/10d_tasks_generation.ipynb #8766b408
 def centroid(train:Sources, test:Sources)->list: # One of its own sentences for each source
     "The sentence nearest to the whole"
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -363,7 +373,7 @@ def centroid(train:Sources, test:Sources)->list: # One of its own sentences for 
     def one(s): ss = text_sentences(s); return ss[int((v.transform(ss)@v.transform([s]).T).toarray()[:,0].argmax())]
     return [one(s) for s in test.sources]
 
-# %% ../../nbs/10d_tasks_generation.ipynb #ef99cdd7
+# %% ../../nbs/10d_tasks_generation.ipynb #c90590bf
 def ngrams(text, n):
     ws = re.findall(r'\w+|[^\w\s]', text.lower()); return [tuple(ws[i:i+n]) for i in range(len(ws) - n + 1)]
 
@@ -371,6 +381,7 @@ def repeated(text:str, n:int=2)->float: # Share of n-grams that stood before
     "1 − distinct/all"
     g = ngrams(text, n); return 1 - len(set(g))/len(g) if g else 0.
 
+# %% ../../nbs/10d_tasks_generation.ipynb #1691dcef
 def copied(text:str, source:str, n:int=2)->float: # Share of n-grams that are the source's
     g,there = ngrams(text, n), set(ngrams(source, n)); return sum(x in there for x in g)/len(g) if g else 0.
 
