@@ -1,0 +1,60 @@
+"One JupyterLab and one Chromium for all tests; skipped, with the reason, where either is missing"
+import os, secrets, shutil, socket, subprocess, sys, time, urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+CHROMIUM = os.environ.get('CHROMIUM') or next(filter(None, map(shutil.which, ('chromium','chromium-browser','google-chrome'))), None)
+SETTINGS = {'@jupyterlab/notebook-extension/tracker.jupyterlab-settings': '{"windowingMode": "none"}', # All cells are in the page
+            '@jupyterlab/apputils-extension/notification.jupyterlab-settings': '{"fetchNews": "false", "checkForUpdates": false}'}
+
+def free_port():
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
+
+@pytest.fixture(scope='session')
+def lab(tmp_path_factory):
+    "Address of a server that shows copies of the notebooks"
+    pytest.importorskip('jupyterlab', reason='no JupyterLab: pip install lm_lifecycle[browser]')
+    home,port,token = tmp_path_factory.mktemp('lab'), free_port(), secrets.token_hex(); shutil.copytree(ROOT/'nbs', home/'nbs')
+    shutil.copytree(ROOT/'results', home/'results')
+    for f,s in SETTINGS.items(): (home/'settings'/f).parent.mkdir(parents=True, exist_ok=True); (home/'settings'/f).write_text(s)
+    env = {k:v for k,v in os.environ.items() if k != 'MPLBACKEND'} | dict(JUPYTERLAB_SETTINGS_DIR=str(home/'settings'), JUPYTER_CONFIG_DIR=str(home/'config'), PYTHONPATH=str(ROOT))
+    args = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', f'--IdentityProvider.token={token}',
+            f'--ServerApp.root_dir={home}', '--LabApp.expose_app_in_browser=True']
+    with open(home/'server.log', 'w') as log: server = subprocess.Popen(args, env=env, stdout=log, stderr=log)
+    for _ in range(300):
+        try: urllib.request.urlopen(f'http://127.0.0.1:{port}/api?token={token}'); break
+        except OSError: time.sleep(.1)
+    else: server.kill(); pytest.fail((home/'server.log').read_text())
+    yield lambda name: f'http://127.0.0.1:{port}/doc/tree/nbs/{name}.ipynb?token={token}'
+    server.terminate(); server.wait(20)
+
+@pytest.fixture(scope='session')
+def browser():
+    play = pytest.importorskip('playwright.sync_api', reason='no Playwright: pip install lm_lifecycle[browser]')
+    if not CHROMIUM: pytest.skip('no Chromium: apt-get install chromium, or set $CHROMIUM to one')
+    with play.sync_playwright() as p:
+        b = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox']); yield b; b.close()
+
+RUN = '''async () => {
+  while (!window.jupyterapp?.shell.currentWidget?.context) await new Promise(r => setTimeout(r, 50))
+  const app = window.jupyterapp, nb = app.shell.currentWidget
+  await nb.context.ready; await nb.sessionContext.ready
+  while (nb.sessionContext.session?.kernel?.status != 'idle') await new Promise(r => setTimeout(r, 50))
+  await app.commands.execute('notebook:run-all-cells')
+  return nb.content.widgets.flatMap(c => c.model.type != 'code' ? [] : c.model.outputs.toJSON().filter(o => o.output_type == 'error')
+    .map(o => `${o.ename}: ${o.evalue}`))
+}'''
+
+@pytest.fixture
+def open_nb(lab, browser):
+    "Name → a page with the notebook, run from the top in a new kernel"
+    context = browser.new_context(viewport=dict(width=1400, height=1000)); said = []
+    def f(name):
+        page = context.new_page(); page.on('console', lambda m: said.append(m.text) if m.type == 'error' else None)
+        page.set_default_timeout(120_000); page.goto(lab(name)); errors = page.evaluate(RUN)
+        assert not [e for e in errors if 'nbdev' not in e] and not [s for s in said if 'comm' in s]
+        return page
+    yield f
+    context.close()

@@ -1,0 +1,36 @@
+"In a real browser: every control of every explorer, moved by the keyboard, changes its view; and axe has nothing serious to say"
+import json, re
+
+import pytest
+from conftest import ROOT
+
+LIVE = 'application/vnd.jupyter.widget-view+json'
+def shown(f): return [''.join(o['data']['text/plain']) for c in json.loads(f.read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', [])
+                      if LIVE in o.get('data', {})]
+EXPLORERS = {f.stem: names for f in sorted((ROOT/'nbs').glob('*.ipynb')) if (names := shown(f))}
+VIEW = '.jp-OutputArea-output .widget-vbox'
+
+def move(control):
+    "By keys alone, to another value; in a list by End, for the arrows belong to JupyterLab's notebook"
+    box = control.locator('select, input').first; box.focus(); kind = box.get_attribute('type')
+    if box.evaluate('e => e.tagName') == 'SELECT': box.press('End'); return
+    if kind == 'checkbox': box.press('Space'); return
+    if kind == 'number': box.press('ArrowUp')
+    else: box.press('End'); box.type(' and the list')
+    box.press('Enter')
+
+@pytest.mark.parametrize('name', EXPLORERS)
+def test_explorers_follow_the_keyboard(name, open_nb):
+    axe = pytest.importorskip('axe_playwright_python.sync_playwright', reason='no axe: pip install lm_lifecycle[browser]').Axe()
+    page = open_nb(name); views = page.locator(VIEW); moved = 0
+    for v in views.all():
+        html = v.locator('.widget-html-content').last; controls = v.locator('.widget-hbox > .jupyter-widgets').all(); assert controls
+        for c in controls:
+            before = html.inner_html(); move(c); moved += 1
+            page.wait_for_function('([e, was]) => e.innerHTML != was', arg=[html.element_handle(), before], timeout=20_000)
+            assert 'role="alert"' not in html.inner_html()
+    asked = [re.findall(r'live in Jupyter: (.+?);', s)[0].split(', ') for s in EXPLORERS[name]]
+    assert moved == sum(len(a) for a in asked if '?' not in a[0]) and views.count() == sum('?' not in a[0] for a in asked)
+    assert page.locator('.jp-OutputArea-output .widget-html-content img[alt]').count() >= sum('?' in a[0] for a in asked)
+    found = axe.run(page, context=dict(include=[['.jp-OutputArea-output']])).response['violations']
+    assert [(v['id'], v['nodes'][0]['html'][:200]) for v in found if v['impact'] in ('serious','critical')] == []
