@@ -56,7 +56,7 @@ def freeze(
     net.train(net.training)
     return was != [w.requires_grad for w in net.parameters()]
 
-# %% ../nbs/11_finetuning.ipynb #8624dd00
+# %% ../nbs/11_finetuning.ipynb #2b23436d
 @dataclass(frozen=True)
 class Strategy:
     stages:tuple=((0.,ALL),) # (from which share of the run on, how many blocks train below the head)
@@ -70,6 +70,7 @@ class Strategy:
         L,most = depth(model), max(k for _,k in self.stages); named = dict((w,n) for n,w in model.named_parameters())
         return {w: self.falloff**-(L + 1 - l) for w,l in levels(model).items() if l > L - most and (l > L or not self.rank or 'lora_' in named[w])}
 
+# %% ../nbs/11_finetuning.ipynb #5d63bd30
 STRATEGIES = 'end-to-end','last-layer','last-1','layer-wise','lora'
 
 def strategy(
@@ -92,13 +93,14 @@ def schedule_grid(s:Strategy, L:int, steps:int=24)->Tensor: # Indices into `FATE
     fate = lambda l, k: (1 if l > L else 2*(l > 0)) if s.rank else int(l > L - k)
     return torch.tensor([[fate(l, s.k(i, steps)) for i in range(steps)] for l in range(L+1, -1, -1)])
 
-# %% ../nbs/11_finetuning.ipynb #999572b4
+# %% ../nbs/11_finetuning.ipynb #6e761187
 def files(net:Net, task:Task, p:Plan, folder, depths)->dict: # Number of frozen blocks → path
     "Named after the rows, the precision and the frozen weights"
     level,folder = levels(net.model), Path(folder or cache_dir()/'activations')
     key = lambda d: digest(p, task.ids, task.types, *(w for w,l in level.items() if l <= d))[:32]
     return {d: folder/f'{key(d)}-{d}.bin' for d in depths}
 
+# %% ../nbs/11_finetuning.ipynb #d1cc74bd
 def prefix(net:Net, task:Task, p:Plan, depths, B:int=64): # Yields, batch by batch, depth → hidden states of the tokens
     "Run the frozen blocks alone"
     (name,blocks), = stacks(net.model); caught = {}
@@ -108,6 +110,7 @@ def prefix(net:Net, task:Task, p:Plan, depths, B:int=64): # Yields, batch by bat
         s.enter_context(swapped(net.model.base_model, {name: blocks[:max(depths)]}))
         for _,view,_ in outputs(net, task, p, B): m = view.inputs['attention_mask'].bool(); yield {d: h[m] for d,h in caught.items()}
 
+# %% ../nbs/11_finetuning.ipynb #7b3b5b3e
 class Activations:
     "What the frozen blocks make of every row, computed once and mapped from disk"
     def __init__(self, net:Net, task:Task, p:Plan=None, folder=None, also=()): # … where the files go; other depths to write on the way
@@ -127,12 +130,13 @@ class Activations:
     def __call__(self, rows, T:int)->Tensor: # `(B,T,D)`; whatever stands in the padding is hidden by the mask
         return self.h[(self.at[torch.as_tensor(rows)][:,None] + torch.arange(T)).clamp(max=len(self.h) - 1)]
 
+# %% ../nbs/11_finetuning.ipynb #74a93124
 def cacheable(net:Net, task:Task)->bool:
     "Is something frozen, in one stack, under rows of tokens that are padded on the right?"
     m = task.encode([0]).inputs.get('attention_mask'); bottom = STREAM.get(net.model.config.model_type, lambda m: [])(net.model)
     return net.below > 0 and len(stacks(net.model)) == len(bottom) == 1 and m is not None and m.dim() == 2 and int(m.sum()) == task.lengths[0]
 
-# %% ../nbs/11_finetuning.ipynb #629cfe0b
+# %% ../nbs/11_finetuning.ipynb #066a07cc
 def add_lora(net:Net, rank:int, seed:int=0)->list: # Names of the matrices that are corrected: all in the blocks
     "Put eq 11.3 beside every matrix of every block, with $\\alpha=2r$"
     from peft import LoraConfig, inject_adapter_in_model
@@ -143,15 +147,17 @@ def add_lora(net:Net, rank:int, seed:int=0)->list: # Names of the matrices that 
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2*rank, target_modules=names, fan_in_fan_out=conv), net.model)
     return names
 
+# %% ../nbs/11_finetuning.ipynb #ce81404a
 def merge_lora(net:Net):
     "$W'$ in the place of $W$, and nothing beside it"
     from peft.tuners.tuners_utils import BaseTunerLayer
     for name,m in [(n,m) for n,m in net.model.named_modules() if isinstance(m, BaseTunerLayer)]:
         m.merge(); net.model.set_submodule(name, m.get_base_layer())
 
-# %% ../nbs/11_finetuning.ipynb #dd2cbe7f
+# %% ../nbs/11_finetuning.ipynb #3259cb7f
 def steps_of(task:Task, epochs:float, least:int, B:int)->int: return max(round(epochs*max(len(task)//B, 1)), least)
 
+# %% ../nbs/11_finetuning.ipynb #720a64c1
 class Course:
     "A strategy under way: what trains from a step on, and the batch of a step"
     def __init__(self, net, task, s:Strategy, steps, B, seed, p, folder=None, cache=True):
@@ -181,6 +187,7 @@ class Course:
         if self.acts: self.acts.path.unlink(missing_ok=True)
         self.acts = None
 
+# %% ../nbs/11_finetuning.ipynb #b93a9297
 def finetune(
     net:Net, task:Task, how='end-to-end', # The network, pre-trained or not; labelled rows; a `Strategy` or its name
     epochs:float=6, least:int=100, B:int=16, # Passes; the fewest steps; rows a batch
@@ -219,11 +226,12 @@ def cost(
     freeze(net, ALL)
     return dict(flops=round(total), parameters=most)
 
-# %% ../nbs/11_finetuning.ipynb #292f0b7c
+# %% ../nbs/11_finetuning.ipynb #cbe46c9d
 TASKS = {'text-classification':Classification, 'multi-label':MultiLabel, 'regression':Regression, 'token-classification':Tagging,
          'question-answering':Answering, 'text2text-generation':Generation, 'text-generation':Generation}
 ENDS = dict(ForSequenceClassification=Classification, ForTokenClassification=Tagging, ForQuestionAnswering=Answering)
 
+# %% ../nbs/11_finetuning.ipynb #25859ee0
 def ask(
     folder, # Or hub name
     items,  # Texts; pairs of texts; sentences to tag; (question, context); texts to go on from
