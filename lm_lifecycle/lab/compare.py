@@ -25,7 +25,7 @@ from ..pretraining import features, machine, probe, versions
 from ..text import Labelled, clusters, read_labelled, which_library
 from ..tokens import fetched, first_line
 
-# %% ../../nbs/12a_lab_compare.ipynb #7169bb8e
+# %% ../../nbs/12a_lab_compare.ipynb #2f9ffb45
 NEED = {'config.json': ['config.json'], 'model.safetensors': ['*.safetensors'],
         'tokenizer': ['tokenizer.json','vocab.txt','vocab.json','*.model']} # What a folder must hold, one of each
 
@@ -42,6 +42,7 @@ def opened(name:str)->tuple: # The model without its heads, and its own tokenize
         raise BadInput(f"{name}: cannot be opened ({first_line(e)}); save or fetch it again, and give that") from e
     return whole_model(name, model, tok, [k for k in info['missing_keys'] if 'pooler' not in k])
 
+# %% ../../nbs/12a_lab_compare.ipynb #a1496daf
 def whole_model(name, model, tok, missing)->tuple: # Model and tokenizer
     "Refuse half a model, and another model's tokenizer"
     n = model.get_input_embeddings().weight.shape[0]
@@ -49,7 +50,7 @@ def whole_model(name, model, tok, missing)->tuple: # Model and tokenizer
     if len(tok) > n: raise BadInput(f"{name}: its tokenizer has {len(tok)} tokens, the model {n}; give the model's own")
     return model.eval(), tok
 
-# %% ../../nbs/12a_lab_compare.ipynb #8270dc6a
+# %% ../../nbs/12a_lab_compare.ipynb #55ac105a
 def sides(
     file=None,  # Labelled texts, as `read_labelled`; docstrings by library when absent
     k:int=16,   # Labels a class that will be drawn
@@ -65,6 +66,7 @@ def sides(
     enough(file, train, test, k)
     return train, test.pick(order((seed,'judged'), len(test))[:most].tolist()), name
 
+# %% ../../nbs/12a_lab_compare.ipynb #430651e0
 def enough(file, train, test, k):
     "Refuse a file that is too small"
     if k < 1: raise BadInput(f"{k} labels a class: give at least 1")
@@ -74,11 +76,12 @@ def enough(file, train, test, k):
             raise BadInput(f"{file or 'the docstrings'}: class {n!r} has {c} examples to draw from, fewer than {k}; "
                            "add some, remove the class, or ask for fewer labels a class")
 
-# %% ../../nbs/12a_lab_compare.ipynb #7e92d087
+# %% ../../nbs/12a_lab_compare.ipynb #dc1de0ad
 def reach(model, tok, T:int=128)->int: # Tokens that may be read of a text, at most `T`
     positions = getattr(model.config, 'max_position_embeddings', None) or 0
     return min(T, tok.model_max_length, positions if positions > 0 else T)
 
+# %% ../../nbs/12a_lab_compare.ipynb #b26e4553
 def seconds(f)->float: t0 = time.perf_counter(); f(); return time.perf_counter() - t0
 
 def speed(
@@ -95,13 +98,14 @@ def speed(
     many,one = ({n: median(ts[i][1:]) for n,ts in took.items()} for i in (0,1))
     return {n: dict(texts_per_second=len(texts)/many[n], ms_per_text=1000*one[n]) for n in models}
 
-# %% ../../nbs/12a_lab_compare.ipynb #e20ef80f
+# %% ../../nbs/12a_lab_compare.ipynb #e3c60899
 def held_most()->int: # Bytes this process, or its GPU, has held at most so far
     if torch.cuda.is_available(): return torch.cuda.max_memory_allocated()
     try: return next(int(l.split()[1])*1024 for l in open('/proc/self/status') if l.startswith('VmHWM'))
     except (OSError,StopIteration): import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
 
+# %% ../../nbs/12a_lab_compare.ipynb #7832caf7
 def peak_reader():
     "What `peak` runs in a process of its own"
     name,texts,T = json.load(sys.stdin); before = held_most(); m,tok = opened(name)
@@ -120,12 +124,13 @@ def peak(
         raise BadInput(f"{name}: reading {len(texts)} texts in a process of its own failed ({why}); free some memory")
     return int(r.stdout.split()[-1])
 
-# %% ../../nbs/12a_lab_compare.ipynb #2bb474be
+# %% ../../nbs/12a_lab_compare.ipynb #d3b78760
 def facts(name:str, model)->dict: # Type, parameters, bytes on disk
     files = fetched(name).glob('*.safetensors')
     return dict(type=model.config.model_type, parameters=sum(p.numel() for p in model.parameters()),
                 bytes=sum(f.stat().st_size for f in files))
 
+# %% ../../nbs/12a_lab_compare.ipynb #d5ee0311
 def compare(
     checkpoints:list, # Folders and hub names
     file=None,        # Labelled texts; docstrings by library when absent
@@ -145,7 +150,7 @@ def compare(
     return dict(task=name, classes=len(train.names), k=k, draws=draws, judged_by=len(test), baselines=base,
                 checkpoints=list(rows.values()), machine=machine(), versions=versions())
 
-# %% ../../nbs/12a_lab_compare.ipynb #ca22e3b9
+# %% ../../nbs/12a_lab_compare.ipynb #1ee0fe03
 def choice(r:dict)->str: # A checkpoint's name, or TF-IDF's
     "The cheapest whose paired difference to the best holds zero"
     words = dict(name='TF-IDF + logistic regression', parameters=0, scores=r['baselines']['tfidf'])
@@ -154,10 +159,12 @@ def choice(r:dict)->str: # A checkpoint's name, or TF-IDF's
     even = [c for c in all_ if over_seeds(np.subtract(best, c['scores'])).low <= 0]
     return min(even, key=lambda c: c['parameters'])['name']
 
+# %% ../../nbs/12a_lab_compare.ipynb #cd03ea28
 def called(r:dict)->dict: # Name → what to call it: a folder's last part, where that is enough
     names = [c['name'] for c in r['checkpoints']]; last = [Path(n).name if Path(n).is_dir() else n for n in names]
     return {n: l if last.count(l) == 1 else n for n,l in zip(names, last)}
 
+# %% ../../nbs/12a_lab_compare.ipynb #93fe4108
 COMPARE_HEAD = ['checkpoint','type','M parameters','MB on disk','accuracy','against TF-IDF, paired','texts/s','ms a text',
                 'MB memory']
 
@@ -173,7 +180,7 @@ def compare_rows(r:dict)->list: # For `table_text` and `table_html`, under `COMP
             ['majority', '', None, None, f"{r['baselines']['majority'][0]:.3f}", '', None, None, None]]
     return [row(c) for c in r['checkpoints']] + base
 
-# %% ../../nbs/12a_lab_compare.ipynb #5c580383
+# %% ../../nbs/12a_lab_compare.ipynb #b245a328
 def show_compare(r:dict): # A matplotlib figure
     "Score against size, TF-IDF and majority as lines"
     dots = {called(r)[c['name']]: (c['parameters']/1e6, over_seeds(c['scores'])) for c in r['checkpoints']}
@@ -188,6 +195,7 @@ def show_compare(r:dict): # A matplotlib figure
         named(ax, dots, r['baselines'])
     return fig
 
+# %% ../../nbs/12a_lab_compare.ipynb #93eb2973
 def named(ax, dots:dict, base:dict):
     "Names beside the dots, kept apart; the lines' names in the margin"
     ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim()); to = ax.transData + ax.transAxes.inverted()
