@@ -31,7 +31,7 @@ from ..tasks.tagging import Tagging, commonest_tags, docstring_tags, logistic_ta
 from ..text import docs, fingerprint, which_library
 from ..tokens import open_tokenizer
 
-# %% ../../nbs/12b_lab_grid.ipynb #6c85ef86
+# %% ../../nbs/12b_lab_grid.ipynb #13594170
 @dataclass(frozen=True)
 class Field:
     metric:str  # Main metric of the task
@@ -41,20 +41,23 @@ class Field:
     test:object # Task to be judged by
     base:object # Seed → dict of baselines
 
+# %% ../../nbs/12b_lab_grid.ipynb #39ebe1ad
 def some(data, n, seed=1): return data.pick(order((seed,'some'), len(data))[:n].tolist())
 
+# %% ../../nbs/12b_lab_grid.ipynb #8c760ad9
 def classification(tok, T, n):
     train,test = which_library('train'), Classification(some(which_library('test'), n), tok, T)
     base = lambda s: {'majority': majority(train, test.data).mean, 'TF-IDF + logistic regression': tfidf(train.few(16, s), test.data).mean}
     return Field('accuracy', '16 labels a class', 120, lambda s: Classification(train.few(16, s), tok, T), test, base)
 
+# %% ../../nbs/12b_lab_grid.ipynb #fa230cd0
 def tagging(tok, T, n, k=512):
     train,test = docstring_tags('train'), Tagging(some(docstring_tags('test'), n), tok, T)
     by = {'commonest tag of the word': commonest_tags, 'logistic regression': logistic_tags}
     base = lambda s: {name: test.score(f(train.sample(k, s), test.data))['f1'] for name,f in by.items()}
     return Field('f1', f'{k} sentences', 240, lambda s: Tagging(train.sample(k, s), tok, T), test, base)
 
-# %% ../../nbs/12b_lab_grid.ipynb #ff541490
+# %% ../../nbs/12b_lab_grid.ipynb #7245c3c7
 def answerable(data): return data.pick([i for i,a in enumerate(data.answers) if a]) # A small network would learn to say no, and nothing else
 
 def answering(tok, T, n, k=2048):
@@ -63,6 +66,7 @@ def answering(tok, T, n, k=2048):
     found = {name: test.score(f(test.data))['f1'] for name,f in by.items()}
     return Field('f1', f'{k} questions', 360, lambda s: Answering(some(train, k, s), tok, T), test, lambda s: found)
 
+# %% ../../nbs/12b_lab_grid.ipynb #da6b195e
 def summarisation(tok, T, n, k=2048):
     train,kw = docstring_summaries('train'), dict(T=T//2, out=T//4); test = Generation(some(docstring_summaries('test'), n), tok, **kw)
     base = lambda s: {name: test.score(texts)['rougeL'] for name,texts in
@@ -72,7 +76,7 @@ def summarisation(tok, T, n, k=2048):
 
 FIELDS = dict(classification=classification, tagging=tagging, answering=answering, summarisation=summarisation)
 
-# %% ../../nbs/12b_lab_grid.ipynb #968370eb
+# %% ../../nbs/12b_lab_grid.ipynb #fdbf51fd
 ORIGINS,PARTLY,SEEDS = ('mlm','dae','clm','plm','none'), ('end-to-end','last-layer'), 5
 B,LR = 16, {'end-to-end':2e-3, 'last-layer':1e-2, 'last-1':2e-3, 'layer-wise':2e-3, 'lora':3e-3}
 
@@ -81,6 +85,7 @@ def trunk(folder, origin:str, test, size:Size, seed:int=0):
     kw = dict(test.head, seed=seed, dropout=.1, **(dict(is_decoder=False) if origin == 'clm' else {}))
     return build(test.kind, size, test.vocab, **kw) if origin == 'none' else load(test.kind, Path(folder)/origin, **kw)
 
+# %% ../../nbs/12b_lab_grid.ipynb #be8bfe7a
 def cell(field:Field, folder, size:Size, origin:str, how:str, seed:int)->dict: # Score and costs
     "Tune once, judge once"
     net,task = trunk(folder, origin, field.test, size, seed), field.draw(seed); held,t0 = held_most(),time.perf_counter()
@@ -89,13 +94,14 @@ def cell(field:Field, folder, size:Size, origin:str, how:str, seed:int)->dict: #
     found = dict(score=field.test.score(predict(net, field.test)), seconds=took, memory=more)
     return dict(found, **cost(net, task, how, field.steps, B, seed))
 
-# %% ../../nbs/12b_lab_grid.ipynb #7951f1e0
+# %% ../../nbs/12b_lab_grid.ipynb #f9fe1b66
 READY = {} # What a cell's process finds when it starts: the field, and where things are
 
 def plan_of_lab()->list: # (origin, strategy, seed)
     pairs = [('mlm',how) for how in STRATEGIES] + [(o,how) for o in ORIGINS[1:] for how in PARTLY]
     return [(*p,s) for s in range(SEEDS) for p in pairs]
 
+# %% ../../nbs/12b_lab_grid.ipynb #e6505fcf
 def in_a_process(ask):
     torch.set_num_threads(1); f = READY['folder']/f"{READY['name']}-{'-'.join(map(str, ask))}.json"
     if not f.exists(): write_json(f, cell(READY['field'], READY['trunks'], READY['size'], *ask))
@@ -108,6 +114,7 @@ def lab_cells(name:str, field:Field, folder:Path, trunks:Path, size:Size)->list:
     else: pool = multiprocessing.get_context('fork').Pool(2, maxtasksperchild=1); found = pool.imap(in_a_process, asks, chunksize=1)
     return [dict(origin=o, how=h, seed=s, **c) for (o,h,s),c in tqdm(found, name, len(asks), disable=None)]
 
+# %% ../../nbs/12b_lab_grid.ipynb #d69ab302
 def lab(
     out, trunks,  # Folders: for the cells; of `race`, which holds a network an objective
     save=None,    # File for the result
@@ -126,7 +133,7 @@ def lab(
     if save: write_json(save, r)
     return r
 
-# %% ../../nbs/12b_lab_grid.ipynb #54d052d6
+# %% ../../nbs/12b_lab_grid.ipynb #2fa7a237
 LAB_HEAD = ['task','strategy','score','against end-to-end, paired','spread','seconds','MB','weights that train','GFLOP','of end-to-end']
 
 def picked(t:dict, origin:str, how:str)->list: # Cells, by seed
@@ -137,6 +144,7 @@ def scores_of(t:dict, origin:str, how:str)->np.ndarray: # One number a draw
 
 def mean_cost(t:dict, how:str, what:str)->float: return float(np.mean([c[what] for c in picked(t, 'mlm', how)]))
 
+# %% ../../nbs/12b_lab_grid.ipynb #fa6d8b8c
 def lab_rows(r:dict)->list: # Under `LAB_HEAD`: every strategy on every task, from the weights of masking
     "What each strategy gives and takes"
     def row(name, t, how):
@@ -146,6 +154,7 @@ def lab_rows(r:dict)->list: # Under `LAB_HEAD`: every strategy on every task, fr
                 f"{c['parameters']:,.0f}", f"{c['flops']/1e9:.0f}", f"{c['flops']/mean_cost(t, 'end-to-end', 'flops'):.2f}"]
     return [row(name, t, how) for name,t in r['tasks'].items() for how in STRATEGIES]
 
+# %% ../../nbs/12b_lab_grid.ipynb #bdc25564
 def base_rows(r:dict)->list: return [[name, b, str(over_seeds(xs))] for name,t in r['tasks'].items() for b,xs in t['baselines'].items()]
 
 def origin_rows(r:dict, how:str)->list: # One row an origin, one column a task
