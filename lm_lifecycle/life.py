@@ -28,7 +28,7 @@ from .text import docs, fingerprint, read_labelled, read_texts, which_library
 from .tokens import Vocab, blocks, open_tokenizer, token_bytes, train_tokenizer
 from .training import Recipe, differences, locked, train
 
-# %% ../nbs/20_life.ipynb #8183cf92
+# %% ../nbs/20_life.ipynb #e91cfb83
 @dataclass(frozen=True)
 class Scale:
     size:Size           # The network
@@ -40,14 +40,16 @@ class Scale:
     seeds:int=5         # Draws of labels
     test:int=2000       # Test texts, at most
 
+# %% ../nbs/20_life.ipynb #373fd00a
 SCALES = dict(tiny=Scale(SIZES['tiny'], 800, 200), small=Scale(SIZES['small'], 4000, 1000, lr=1e-3, tune_lr=3e-4),
               base=Scale(SIZES['base'], 20000, 20000, B=128, lr=5e-4, tune_lr=5e-5))
 
-# %% ../nbs/20_life.ipynb #fdc92793
+# %% ../nbs/20_life.ipynb #af163ce1
 def held_out(n:int, seed:int, share=.1)->tuple: # Row numbers kept, and held out
     i = order((seed,'split'), n).tolist(); cut = max(round(n*share), 1)
     return sorted(i[cut:]), sorted(i[:cut])
 
+# %% ../nbs/20_life.ipynb #eb491cd0
 def unlabelled(
     files=None, seed=0, # The user's text files; the installed documentation when absent
     valid=None, share=.1, **kw, # Held-out files; when absent, this share of the texts; as `read_texts`
@@ -64,6 +66,7 @@ def unlabelled(
     return dict(name=name, where=where, language=None, fingerprint=digest(*texts)[:12], train=[texts[i] for i in keep],
                 valid=read_texts(valid, **kw) if valid else [texts[i] for i in held])
 
+# %% ../nbs/20_life.ipynb #da423af0
 def labelled(file=None, seed=0, most=2000)->tuple: # Training and test `Labelled`, and a name
     "The user's labelled file, a fifth of it held out, or the which-library set"
     if file:
@@ -75,10 +78,11 @@ def labelled(file=None, seed=0, most=2000)->tuple: # Training and test `Labelled
     else: train,test,name = which_library('train'), which_library('test'), 'which library is this docstring from?'
     return train, test.pick(order((seed,'test'), len(test))[:most].tolist()), name
 
-# %% ../nbs/20_life.ipynb #008bb0ab
+# %% ../nbs/20_life.ipynb #835d00ca
 def when(steps:int, n=10)->list: # Steps to look at, first and last among them
     return sorted({round(steps*(i/(n-1))**2) for i in range(n)})
 
+# %% ../nbs/20_life.ipynb #a326a64a
 @torch.no_grad()
 def guesses(net, tok, view, k=5)->list: # (position, truth, [(token, probability), …]) of each gap in the first row
     "What the network would put there"
@@ -106,7 +110,7 @@ def write(
         ids = torch.cat([ids, nxt[:,None].to(device)], 1)
     return tok.decode(ids[0], skip_special_tokens=True)
 
-# %% ../nbs/20_life.ipynb #bb0ce131
+# %% ../nbs/20_life.ipynb #86c49031
 def say(what): # On a terminal, what takes a moment
     if sys.stderr.isatty(): print(f'{what} …', file=sys.stderr)
 
@@ -117,6 +121,7 @@ def same_life(out:Path, run:dict):
         raise Mismatch(f"{out}: holds another life ({'; '.join(d)}); use its settings or another --out")
     write_json(path, run)
 
+# %% ../nbs/20_life.ipynb #2219f389
 class Life:
     "One life in one folder: inputs read and checked, stages remembered"
     def __init__(self, out, s:Scale, text=None, labels=None, seed=0):
@@ -151,13 +156,14 @@ def prepare(self:Life)->dict: # Vocabulary; documents, blocks and tokens of each
     count = lambda k, b: dict(documents=len(self.corpus[k]), blocks=len(b), tokens=len(b)*b.T)
     return dict(vocab=self.vocab.size, **{k: count(k, b) for k,b in self.blocks.items()})
 
-# %% ../nbs/20_life.ipynb #163656ce
+# %% ../nbs/20_life.ipynb #be62de31
 @patch
 def shown(self:Life, n=24)->list: # Token ids
     "The beginning of a held-out document"
     long = [t for t in self.corpus['valid'] if len(t.split()) >= n] or self.corpus['valid']
     return self.tok(long[0], truncation=True, max_length=min(n, self.s.size.T))['input_ids']
 
+# %% ../nbs/20_life.ipynb #01865974
 @patch
 def sentence(self:Life): # View
     "That beginning, with gaps"
@@ -168,13 +174,14 @@ def sentence(self:Life): # View
 def prompt(self:Life)->str: # Its first words, to go on from
     return self.tok.decode(self.shown(9)[1:-1])
 
-# %% ../nbs/20_life.ipynb #418ccbaf
+# %% ../nbs/20_life.ipynb #07ef114b
 @patch
 def view(self:Life, kind:str, rows, epoch=0, split='train'):
     "Eq 4.2's or eq 5.2's view of some blocks"
     x,doc = self.blocks[split].batch(rows)
     return mlm(x, rows, self.vocab, key=(self.seed,split,epoch)) if kind == 'mlm' else clm(x, doc)
 
+# %% ../nbs/20_life.ipynb #1fa8b9e7
 @patch
 def held(self:Life, kind:str, most=256)->list: # Views of held-out blocks
     rows = order((self.seed,'held'), len(self.blocks['valid']))[:most]
@@ -222,7 +229,7 @@ def tune(self:Life, k:int, seed:int, pretrained:bool, out=None)->dict: # Accurac
     if out: save_model(net, self.tok, self.out/out, 'cls', what, self.corpus['name'], asdict(acc), language=self.corpus['language'])
     return dict(accuracy=acc.mean, loss=[x['loss']['cls'] for x in h if 'loss' in x])
 
-# %% ../nbs/20_life.ipynb #e6f14d07
+# %% ../nbs/20_life.ipynb #5ff74188
 @patch
 def tuned(self:Life, k:int, pretrained:bool)->list: # Accuracy of each draw
     name = 'pre-trained' if pretrained else 'from scratch'
@@ -230,6 +237,7 @@ def tuned(self:Life, k:int, pretrained:bool)->list: # Accuracy of each draw
     done = lambda i: self.stage(f'tune-{k}-{name}-{i}', self.tune, k, i, pretrained, keep(i))
     return [done(i)['accuracy'] for i in range(self.s.seeds)]
 
+# %% ../nbs/20_life.ipynb #45c26e6a
 @patch
 def compare(self:Life)->list: # One dict a row of the final table
     "Pre-trained against scratch against the classics, over the same draws"
@@ -247,7 +255,7 @@ def compare(self:Life)->list: # One dict a row of the final table
 def peak_memory()->int: # Bytes this process has held at most
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
 
-# %% ../nbs/20_life.ipynb #d31499f3
+# %% ../nbs/20_life.ipynb #3a848f36
 @patch
 def cost(self:Life, m:dict)->dict: # For the report
     stages = [json.loads(f.read_bytes())['seconds'] for f in (self.out/'stages').glob('*.json')]
@@ -255,6 +263,7 @@ def cost(self:Life, m:dict)->dict: # For the report
             'wall seconds': round(m['prepare']['took'] + sum(stages)),
             'machine': machine(), 'peak memory, GB': round(peak_memory()/2**30, 2)}
 
+# %% ../nbs/20_life.ipynb #4a7526e1
 @patch
 def live(self:Life)->dict: # What `metrics.json` holds
     "From text to classifiers, each stage once"
@@ -267,11 +276,12 @@ def live(self:Life)->dict: # What `metrics.json` holds
     m['shown'] = self.tok.convert_ids_to_tokens(self.sentence().inputs['input_ids'][0].tolist())
     return dict(m, cost=self.stage('cost', self.cost, m))
 
-# %% ../nbs/20_life.ipynb #65eb1829
+# %% ../nbs/20_life.ipynb #ab8cb69a
 def table(m:dict)->tuple: # Rows and head of the final table
     cells = lambda r: [f'{r[c]:.3f}' for c in ('mean','low','high')]
     return [[r['labels'], r['what'], *cells(r)] for r in m['rows']], ['labels a class','','accuracy','from','to']
 
+# %% ../nbs/20_life.ipynb #d2f506f1
 def dots(m:dict): # Figure: the accuracies
     rows = [r for r in m['rows'] if 'paired' not in r['what']]
     return bars([(f"{r['what']}, {r['labels']} labels", r['mean'], r['low'], r['high']) for r in rows],
@@ -283,6 +293,7 @@ def curve(m:dict, kind:str): # Figure: training and held-out loss of one pre-tra
              'log V': ([0,len(s)], [math.log(m['prepare']['vocab'])]*2)}
     return curves(lines, f'How well does it guess the {what}?', 'step', f'nats per {what}')
 
+# %% ../nbs/20_life.ipynb #8caef2ae
 def took(m:dict)->list: # Rows: what, value
     "What it took, and what it takes to do it again"
     run = m['run']
