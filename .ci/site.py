@@ -18,6 +18,7 @@ def mathml(m): # A match of `$$…$$` or `$…$`
 
 def prose(s): # A markdown cell
     "Formulas drawn, code left alone, links from the top of the tree made links inside the book"
+    s = re.sub(r'(?m)^#+ .*$', lambda m: re.sub('[$`]', '', m[0]), s) # A heading is an address as well
     parts = re.split(r'(```.*?```|`[^`]*`)', s, flags=re.S)
     s = ''.join(p if i%2 else re.sub(r'\$\$(.+?)\$\$|\$([^$]+?)\$', mathml, p, flags=re.S) for i,p in enumerate(parts))
     s = re.sub(r'\[!\[Open In Colab\]\([^)]*\)\]', '[Open in Colab]', s) # Its picture would be fetched from elsewhere
