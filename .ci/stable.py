@@ -4,10 +4,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent; NBS,RUN = ROOT/'nbs', ROOT/'executed'; NUMBER = re.compile(r'[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?')
 
-def said(f): # Cell → the text of its output
-    cells = [c for c in json.loads(f.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code' and '#| varies' not in ''.join(c['source'])]
+def varies(c): return '#| varies' in ''.join(c['source']) # Seconds, memory, chance
+
+def said(cells): # Number of each code cell that does not vary → the text of its output
     plain = lambda c: '\n'.join(''.join(o['data']['text/plain']) for o in c['outputs'] if 'text/plain' in o.get('data', {}))
-    return {c['id']: re.sub(' at 0x[0-9a-f]+', '', plain(c)) for c in cells}
+    return {c['id']: re.sub(' at 0x[0-9a-f]+', '', plain(c)) for c in cells if c['cell_type'] == 'code' and not varies(c)}
+
+def saved(f): return said(json.loads(f.read_text(encoding='utf-8'))['cells'])
 
 def same(a, b):
     x,y = ([float(n.replace(',', '')) for n in NUMBER.findall(s)] for s in (a,b))
@@ -20,7 +23,7 @@ def comparable(): # Were the saved numbers computed from this corpus, in this pr
     return run['corpus'] == fingerprint(docs()) and run['plan']['precision'] == plan().precision
 
 def compare(): # Lines: what differs
-    pairs = {(f.name, i): (s, now.get(i, '')) for f in sorted(NBS.glob('*.ipynb')) for now in [said(RUN/f.name)] for i,s in said(f).items()}
+    pairs = {(f.name, i): (s, now.get(i, '')) for f in sorted(NBS.glob('*.ipynb')) for now in [saved(RUN/f.name)] for i,s in saved(f).items()}
     return len(pairs), [f'{name}, cell {i}:\n  saved {a}\n  now   {b}' for (name,i),(a,b) in pairs.items() if not same(a, b)]
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 "Processes with less than usual: no network, no right to write, no home, nothing but a notebook"
-import ctypes, functools, json, os, re, shutil, subprocess, sys, tempfile
+import ctypes, functools, json, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 from conftest import ROOT
@@ -70,10 +70,3 @@ def executed(name): # The finished process; cells by id; what it tried to connec
         at = Path(d)/'nbs'; at.mkdir(); (Path(d)/'results').symlink_to(ROOT/'results'); f = Path(shutil.copy(ROOT/f'nbs/{name}.ipynb', at))
         r,tried = offline([sys.executable, '-c', NOTEBOOK, f], at, MPLBACKEND=None)
         return r, cells(f), tried, sorted(p.name for p in at.iterdir() if p != f)
-
-NUMBER = re.compile(r'(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])')
-
-def numbers(cell): # In what a cell shows as text
-    "Its figures"
-    said = (o.get('data', {}).get('text/plain') or (o['text'] if o.get('name') == 'stdout' else []) for o in cell['outputs'])
-    return [float(n.replace(',', '')) for s in said for n in NUMBER.findall(''.join(s))]

@@ -1,11 +1,12 @@
 "Notebooks and places: alone, anywhere, again; installed where nobody may write, run where there is no home"
-import json, math, os, shutil, sys
+import json, os, shutil, sys
 
 import pytest
-from battery.sandbox import COMMANDS, bound, cells, codes, executed, notebooks, numbers
+from battery.sandbox import COMMANDS, bound, cells, codes, executed, notebooks
 from conftest import ROOT
-from lm_lifecycle.core import plan
-from lm_lifecycle.text import docs, fingerprint
+
+sys.path.append(str(ROOT/'.ci'))
+from stable import comparable, said, same, varies
 
 WHAT = dict(N1='restart and run all; the same numbers', N2='each alone, in reverse order, in an empty directory',
             N3='read-only install', N4='HOME unwritable')
@@ -18,27 +19,17 @@ def no_error(name):
 
 # N1
 
-def comparable():
-    "Were the stored numbers computed from this corpus, in this precision?"
-    made = json.loads((ROOT/'results/life.json').read_text())['run']
-    return made['corpus'] == fingerprint(docs()) and made['plan']['precision'] == plan().precision
-
 @pytest.mark.whole
 @pytest.mark.parametrize('name', notebooks()[::-1])
 def test_N1_restart_and_run_all(name): no_error(name)
 
-def varies(cell): return '#| varies' in ''.join(cell['source']) # Seconds, memory, chance
-
 @pytest.mark.whole
 @pytest.mark.parametrize('name', notebooks()[::-1])
 def test_N1_the_same_numbers(name):
-    "Within a hundredth, in every cell but those that say that they vary"
+    "As `.ci/stable.py` says: within a hundredth, in every cell but those that say that they vary"
     if not comparable(): pytest.skip('the stored numbers are from another corpus or in another precision')
-    stored,after,bad = cells(ROOT/f'nbs/{name}.ipynb'), no_error(name), {}
-    for id,c in stored.items():
-        a,b = numbers(c),numbers(after[id]); same = len(a) == len(b) and all(math.isclose(x, y, rel_tol=1e-2, abs_tol=1e-6) for x,y in zip(a, b))
-        if not same and not varies(c): bad[''.join(c['source'])[-200:]] = a[:20],b[:20]
-    assert not bad, bad
+    stored,now = said(cells(ROOT/f'nbs/{name}.ipynb').values()), said(no_error(name).values())
+    assert {i: (s, now[i]) for i,s in stored.items() if not same(s, now[i])} == {}
 
 def test_N1_few_vary():
     n = [c for name in notebooks() for c in cells(ROOT/f'nbs/{name}.ipynb').values()]; assert 0 < sum(map(varies, n)) <= len(n)/50
