@@ -16,10 +16,11 @@ from .main import say
 from ..display import table_text
 from ..lab.compare import COMPARE_HEAD, called, choice, compare, compare_rows
 
-# %% ../../nbs/21d_cli_compare.ipynb #59aea8e4
+# %% ../../nbs/21d_cli_compare.ipynb #7f23eaa0
 def run(args): # `lm-lifecycle compare`
     "Compare, say"
     r = compare(args.checkpoints, args.labels, args.k, args.draws); best = choice(r)
-    about = f"{r['task']} {r['classes']} classes, {r['k']} labels each, {r['draws']} draws, judged by {r['judged_by']} texts"
+    about = (f"{r['task']} {r['classes']} classes, {r['k']} labels each, {r['draws']} draws, "
+             f"judged by {r['judged_by']} texts")
     chosen = f"choose {called(r).get(best, best)}: the smallest that these draws cannot tell from the best"
     say(args, dict(r, choice=best), f'{about}\n\n{table_text(compare_rows(r), COMPARE_HEAD)}\n\n{chosen}')

@@ -30,13 +30,14 @@ from ..tasks.tagging import names_in
 from ..text import iter_texts, report_skipped
 from ..tokens import Vocab, fetched, open_tokenizer, stream
 
-# %% ../../nbs/21h_cli_evaluate.ipynb #a6f55d7d
+# %% ../../nbs/21h_cli_evaluate.ipynb #6b6cc28c
 CLASSES = dict(ForMaskedLM='mlm', ForPreTraining='nsp', ForCausalLM='clm', LMHeadModel='clm', # In a class's name → what for
                ForConditionalGeneration='seq2seq', ForSequenceClassification='cls', ForTokenClassification='tag',
                ForQuestionAnswering='qa')
 
 def head(kind): return 'words' if kind in (*OBJECTIVES,'seq2seq') else kind # What answers
 
+# %% ../../nbs/21h_cli_evaluate.ipynb #5d796dbe
 def saved_for(
     where, config, # Folder or hub name; its config
 )->str|None: # An objective, or `cls`, `tag`, `qa`, `seq2seq`; None: it has no head
@@ -48,7 +49,7 @@ def saved_for(
     ours = re.search(r'(?m)^tags: \[lm-lifecycle, (\w+)\]$', said)
     return ours[1] if ours and kind and head(ours[1]) == head(kind) else kind
 
-# %% ../../nbs/21h_cli_evaluate.ipynb #9c9cfe7c
+# %% ../../nbs/21h_cli_evaluate.ipynb #f7a8df61
 KINDS = {'fill-mask':'mlm', 'text-classification':'cls', 'multi-label':'cls', 'regression':'cls', # Task → what for
          'token-classification':'tag', 'question-answering':'qa', 'text2text-generation':'seq2seq', 'text-generation':'clm'}
 
@@ -57,6 +58,7 @@ def usual(kind, config)->str: # An objective, or a name of `TASKS`
     if kind == 'cls': return next(n for n,t in TASKS.items() if t is CLASSIFIERS[problem(config)])
     return dict(tag='token-classification', qa='question-answering', seq2seq='text2text-generation').get(kind, kind)
 
+# %% ../../nbs/21h_cli_evaluate.ipynb #d3f2f214
 def wanted(where, config, kind, task=None)->str: # … as it was asked for
     "Refuse what the model has no head for"
     mine = usual(kind, config); task = task or mine
@@ -64,11 +66,12 @@ def wanted(where, config, kind, task=None)->str: # … as it was asked for
     what = f"was saved for {mine}, not for {task}" if kind else "has no head"
     raise BadInput(f"{where}: {what}; fine-tune it for {task or 'a task'} first, or choose another model")
 
-# %% ../../nbs/21h_cli_evaluate.ipynb #84bd8b37
+# %% ../../nbs/21h_cli_evaluate.ipynb #90666e35
 def opened(where)->tuple: # Config, tokenizer, what it was saved for
     config = open_config(where)
     return config, open_tokenizer(where), saved_for(where, config)
 
+# %% ../../nbs/21h_cli_evaluate.ipynb #3ff5b742
 def network(kind, where, tok): # A `Net`
     "Loaded; it knows all tokens, and all weights are numbers"
     net = load(kind, where); agree(net, tok, 0, where)
@@ -76,17 +79,19 @@ def network(kind, where, tok): # A `Net`
     if bad: raise NotFinite(f"{where}: {bad} is not finite, so it computes nothing; save or fetch the model again")
     return net
 
+# %% ../../nbs/21h_cli_evaluate.ipynb #eac9d717
 def longest(T, config, tok)->int: # Tokens a row, at most `T`
     "As many as the network has positions for; two besides the special ones, at least"
     P,least = getattr(config, 'max_position_embeddings', None) or 0, tok.num_special_tokens_to_add(True) + 2
     if T < least: raise BadInput(f"--max-seq-length {T}: nothing fits into such a row; give {least} at least")
     return min(T, tok.model_max_length, P if P > 0 else T)
 
-# %% ../../nbs/21h_cli_evaluate.ipynb #4532421b
+# %% ../../nbs/21h_cli_evaluate.ipynb #5df3b858
 def pieces(texts, chars=2**20): # An iterator of strings → lists of about `chars` characters
     a,b = tee(texts)
     for _,g in groupby(zip(accumulate(map(len, a)), b), lambda p: p[0]//chars): yield [s for _,s in g]
 
+# %% ../../nbs/21h_cli_evaluate.ipynb #2b75422e
 def rows_of(
     texts, tok,    # An iterator of strings; a tokenizer
     T:int, B:int,  # Tokens a row, rows at a time
@@ -100,7 +105,7 @@ def rows_of(
             if len(x): yield torch.arange(k, k + len(x)), x, d; k += len(x)
     if rest.shape[1] > 1: yield torch.tensor([k]), rest[:1], rest[1:]
 
-# %% ../../nbs/21h_cli_evaluate.ipynb #b9b2e8bb
+# %% ../../nbs/21h_cli_evaluate.ipynb #03b009b8
 def asked(kind, texts, tok, T, B, family, seen): # Yields views
     "Everything that can be asked of the texts; how much, is put into `seen`"
     vocab = Vocab.of(tok)
@@ -108,6 +113,7 @@ def asked(kind, texts, tok, T, B, family, seen): # Yields views
         view = view_of(kind, SimpleNamespace(batch=lambda _: (x.long(), doc)), rows, vocab, (0,'evaluate'), family)
         if n := view.counts['lm']: seen.append(n); yield view
 
+# %% ../../nbs/21h_cli_evaluate.ipynb #b843ab66
 def text_scores(args, kind, config, tok, p)->dict:
     "Loss in nats a token, perplexity, bits per byte"
     kind,seen,skip = 'mlm' if kind == 'nsp' else kind, [], [] if args.skip_bad_rows else None
@@ -120,13 +126,14 @@ def text_scores(args, kind, config, tok, p)->dict:
     if kind != 'clm': r['pseudo_perplexity'] = r.pop('perplexity')
     return dict(objective=kind, tokens=sum(seen), **r)
 
-# %% ../../nbs/21h_cli_evaluate.ipynb #a9142211
+# %% ../../nbs/21h_cli_evaluate.ipynb #d13254b0
 def label_scores(args, task, config, tok, p)->dict:
     "The task's own metrics, the main one first"
     args.task = task; known = SimpleNamespace(names=names_in(config)) if KINDS[task] in ('cls','tag') else None
     data = task_file(args, args.file, tok, config, known); net = network(data.kind, args.model_name_or_path, tok)
     return dict(task=task, examples=len(data.data), **data.score(predict(net, data, p, args.batch_size)))
 
+# %% ../../nbs/21h_cli_evaluate.ipynb #6fb47f35
 def run(args): # `lm-lifecycle evaluate`
     "Open, ask, say"
     where,p = args.model_name_or_path, plan(precision=args.precision); config,tok,kind = opened(where)

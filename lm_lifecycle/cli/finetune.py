@@ -22,10 +22,11 @@ from ..tasks.classification import predict
 from ..text import report_skipped
 from ..tokens import open_tokenizer
 
-# %% ../../nbs/21e_cli_finetune.ipynb #9f426bcd
+# %% ../../nbs/21e_cli_finetune.ipynb #d7742e3e
 COLUMNS = {'token-classification':('words','tags'), 'question-answering':(), 'text2text-generation':('source','target'),
            'text-generation':('source','target')} # Task → what `read` calls them; `text` and `label` for the others
 
+# %% ../../nbs/21e_cli_finetune.ipynb #06127452
 def task_file(args, path, tok, config, train=None): # A `Task`; the one of the training file
     "A labelled file, read for the task"
     names,more = COLUMNS.get(args.task, ('text','label')), {}
@@ -34,19 +35,24 @@ def task_file(args, path, tok, config, train=None): # A `Task`; the one of the t
     if hasattr(train, 'names'): more = dict(names=train.names)
     if 'generation' in args.task: more = dict(config=config, form='causal' if args.task == 'text-generation' else None)
     skip = [] if args.skip_bad_rows else None
-    made = TASKS[args.task].read(path, tok, args.max_seq_length, **dict(zip(names, args.columns or ())), **more, encoding=args.encoding, skip=skip)
+    made = TASKS[args.task].read(path, tok, args.max_seq_length, **dict(zip(names, args.columns or ())), **more,
+                                 encoding=args.encoding, skip=skip)
     report_skipped(skip)
     return made
 
+# %% ../../nbs/21e_cli_finetune.ipynb #2f468e0a
 def run(args): # `lm-lifecycle finetune`
     "Read, tune, judge, save"
-    where,p = args.model_name_or_path, plan(precision=args.precision); config,tok = open_config(where), open_tokenizer(where)
-    train = task_file(args, args.train_file, tok, config); test = task_file(args, args.test_file, tok, config, train) if args.test_file else None
+    where,p = args.model_name_or_path, plan(precision=args.precision)
+    config,tok = open_config(where), open_tokenizer(where)
+    train = task_file(args, args.train_file, tok, config)
+    test = task_file(args, args.test_file, tok, config, train) if args.test_file else None
     with at_work(args, p) as out:
-        net = load(train.kind, where, args.seed, args.dropout, **train.head); done = dict(data=source_of(args.train_file), model=str(where))
+        net = load(train.kind, where, args.seed, args.dropout, **train.head)
+        done = dict(data=source_of(args.train_file), model=str(where))
         agree(net, tok, max(max(t.lengths) for t in (train,test) if t), args.train_file)
-        h = finetune(net, train, args.strategy, args.num_train_epochs, 0, args.batch_size, args.learning_rate, args.seed, args.warmup_ratio,
-                     args.gradient_accumulation_steps, decay=args.weight_decay, p=p, out=out/'checkpoints',
-                     every=args.save_steps, run=done, force=args.force)
+        h = finetune(net, train, args.strategy, args.num_train_epochs, 0, args.batch_size, args.learning_rate,
+                     args.seed, args.warmup_ratio, args.gradient_accumulation_steps, decay=args.weight_decay, p=p,
+                     out=out/'checkpoints', every=args.save_steps, run=done, force=args.force)
         facts = dict(steps=len(h) - 1, **(test.score(predict(net, test)) if test and not rank() else {}))
         finish(net, tok, args, train.kind, f'Tuned for {args.task}, {args.strategy}.', [args.train_file], facts)

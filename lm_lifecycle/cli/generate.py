@@ -22,7 +22,7 @@ from ..display import one_line
 from ..tasks.generation import Decoding, Generation, generate
 from ..tokens import encode
 
-# %% ../../nbs/21j_cli_generate.ipynb #df1378e9
+# %% ../../nbs/21j_cli_generate.ipynb #5be32e82
 def form(where, config, kind)->str: # One of `FORMS`
     "How it writes, or that it does not"
     if kind == 'clm': return 'causal'
@@ -30,13 +30,14 @@ def form(where, config, kind)->str: # One of `FORMS`
     what = f"was saved for {kind}" if kind else "has no head"
     raise BadInput(f"{where}: {what}, and only reads; use a model that was saved for clm, dae or text2text-generation")
 
+# %% ../../nbs/21j_cli_generate.ipynb #5b5af202
 def decoding(args)->Decoding:
     "The wishes, as far as they go together"
     if not args.temperature and (args.top_k or args.top_p < 1):
         raise BadInput("--top-k, --top-p: nothing is drawn at --temperature 0; give --temperature 1, or drop them")
     return Decoding(args.temperature, args.top_k, args.top_p, args.num_beams, seed=args.seed)
 
-# %% ../../nbs/21j_cli_generate.ipynb #31bacbbf
+# %% ../../nbs/21j_cli_generate.ipynb #8ebcbcec
 def task_of(
     prompts:list, tok, config, # Strings; tokenizer and config of the model
     how:str, most:int, # Form; tokens to write, at most
@@ -47,10 +48,12 @@ def task_of(
     i = n.index(max(n)); room = P - n[i] if how == 'causal' else P
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # A cut is an error here
-        task = Generation.raw(prompts, tok, P, config, form=how, out=max(min(most, room), 1), hint=None if answer else '')
+        task = Generation.raw(prompts, tok, P, config, form=how, out=max(min(most, room), 1),
+                              hint=None if answer else '')
     if room > 0 and not task.cut['source']: return task
     raise BadInput(f"prompt {i+1} ({prompts[i][:40]!r}) has {n[i]} tokens, the network {P} positions; shorten it")
 
+# %% ../../nbs/21j_cli_generate.ipynb #51651af9
 def written(args, prompts)->list: # A string a prompt
     "What the model writes"
     where,how,p = args.model_name_or_path, decoding(args), plan(precision=args.precision)
@@ -60,6 +63,7 @@ def written(args, prompts)->list: # A string a prompt
     task = task_of(prompts, tok, config, way, args.max_new_tokens, args.answer)
     return generate(net, task, p=p, B=args.batch_size, **vars(how) | dict(new=task.out))
 
+# %% ../../nbs/21j_cli_generate.ipynb #f5dafcb2
 def run(args): # `lm-lifecycle generate`
     "Read, write, say; an empty prompt is answered by nothing"
     prompts = [s for _,s in stdin_lines('utf-8')] if args.prompt is None else args.prompt

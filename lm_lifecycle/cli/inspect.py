@@ -33,38 +33,45 @@ from ..text import paths_of, read_rows, suffix
 from ..tokens import first_line
 from ..training import read_manifest
 
-# %% ../../nbs/21k_cli_inspect.ipynb #87bbb1b3
+# %% ../../nbs/21k_cli_inspect.ipynb #87df2d1b
 def class_of(config): # The class of `transformers` it was saved as
     cls = getattr(transformers, (config.architectures or [''])[0], None)
     return cls if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel) else transformers.AutoModel
 
+# %% ../../nbs/21k_cli_inspect.ipynb #3529bc91
 def faults(path, config, tok, model, missing)->list: # Of sentences
     "What would go wrong later"
     odd,V,out = [n for n,w in model.named_parameters() if not w.isfinite().all()], config.vocab_size, []
-    if missing: out.append(f"{len(missing)} weights are missing, the first is {sorted(missing)[0]}; save or fetch it again")
+    if missing: out.append(f"{len(missing)} weights are missing, the first is {sorted(missing)[0]}; "
+                           "save or fetch it again")
     if odd: out.append(f"{len(odd)} weights are not finite, the first is {odd[0]}; go back to an older checkpoint")
     if len(tok) > V: out.append(f"its tokenizer has {len(tok)} tokens, the network {V}; use the one it was made with")
     return [BadInput(f'{path}: {s}') for s in out]
 
+# %% ../../nbs/21k_cli_inspect.ipynb #7894fa74
 def model_facts(path, args)->dict:
     "What is in a model's folder"
     config,tok,kind = opened(path)
     try:
-        with quiet(): model,info = class_of(config).from_pretrained(path, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+        with quiet():
+            model,info = class_of(config).from_pretrained(path, use_safetensors=True, trust_remote_code=False,
+                                                          output_loading_info=True)
     except (OSError,ValueError,RuntimeError,SafetensorError) as e:
         raise BadInput(f"{path}: cannot be opened ({first_line(e)}); fetch it again") from e
     own = dict(architecture=type(model).__name__, saved_for=usual(kind, config) or 'nothing: it has no head',
                parameters=model.num_parameters(), vocabulary=config.vocab_size, tokens=len(tok),
-               positions=getattr(config, 'max_position_embeddings', None), labels=names_in(config) if kind in ('cls','tag') else [])
+               positions=getattr(config, 'max_position_embeddings', None),
+               labels=names_in(config) if kind in ('cls','tag') else [])
     steps = steps_facts(path, args) if (path/'checkpoints').is_dir() else dict(problems=[])
     return own | steps | dict(problems=faults(path, config, tok, model, info['missing_keys']) + steps['problems'])
 
-# %% ../../nbs/21k_cli_inspect.ipynb #8a18a0a4
+# %% ../../nbs/21k_cli_inspect.ipynb #404714c2
 def flat(o, at='')->dict: # Dotted name → value
     "Settings within settings, in a row"
     if not isinstance(o, dict): return {at: o}
     return {k: v for name,x in o.items() for k,v in flat(x, f'{at}.{name}' if at else name).items()}
 
+# %% ../../nbs/21k_cli_inspect.ipynb #198d640a
 def step_facts(path, args=None)->dict:
     "What is in one checkpoint"
     try: body = read_manifest(path); last = next((r['loss'] for r in reversed(body['history']) if 'loss' in r), {})
@@ -74,41 +81,49 @@ def step_facts(path, args=None)->dict:
     settings = flat(body['run'])
     return dict(step=body['step'], loss=sum(last.values()), files=len(body['files']), settings=settings, problems=[])
 
+# %% ../../nbs/21k_cli_inspect.ipynb #24336ae4
 def steps_facts(path, args=None)->dict:
     "What is in a folder of them"
     inside = path/'checkpoints' if (path/'checkpoints').is_dir() else path
     each = {p.name: look(p, step_facts, args) for p in sorted(inside.glob('step-*'))}
-    whole = {n: f for n,f in each.items() if not f['problems']}; newest = max(whole, default=None); best = whole.get(newest, {})
-    return dict(checkpoints={n: 'whole' if n in whole else 'damaged' for n in each}, newest=newest, step=best.get('step'),
-                loss=best.get('loss'), settings=best.get('settings', {}), problems=[e for f in each.values() for e in f['problems']])
+    whole = {n: f for n,f in each.items() if not f['problems']}; newest = max(whole, default=None)
+    best = whole.get(newest, {})
+    return dict(checkpoints={n: 'whole' if n in whole else 'damaged' for n in each}, newest=newest,
+                step=best.get('step'), loss=best.get('loss'), settings=best.get('settings', {}),
+                problems=[e for f in each.values() for e in f['problems']])
 
 def look(path, f, args)->dict: # As `f`
     "Ask `f`; what it refuses is what is wrong"
     try: return f(path, args)
     except LifeError as e: return dict(problems=[e])
 
-# %% ../../nbs/21k_cli_inspect.ipynb #e5022ec2
+# %% ../../nbs/21k_cli_inspect.ipynb #32978860
 def tensor_facts(path, args)->dict:
     "What is in a `.tensor` file"
     ts,meta,tok = unpack(path); ids,ends = ts['ids'],ts['ends']
     labels = Counter(ts['labels'].tolist()) if 'labels' in ts else {}
     bad = [why for wrong,why in [(len(ends) and int(ends[-1]) != len(ids), 'the texts end elsewhere than the tokens'),
-                                 (len(ids) and int(ids.max()) >= len(tok), 'holds tokens that its tokenizer has not')] if wrong]
+                                 (len(ids) and int(ids.max()) >= len(tok), 'holds tokens that its tokenizer has not')]
+           if wrong]
     return dict(texts=len(ends), tokens=len(ids), T=meta['T'], task=meta.get('task'), vocabulary=len(tok),
                 labels={meta['names'][k]: n for k,n in sorted(labels.items())}, source=meta['source'],
                 problems=[BadInput(f'{path}: {s}; preprocess again') for s in bad])
 
+# %% ../../nbs/21k_cli_inspect.ipynb #7f907ed7
 def middle(c:Counter): # The median of what was counted
     ks = sorted(c); return next((k for k,s in zip(ks, accumulate(c[k] for k in ks)) if 2*s >= c.total()), None)
 
+# %% ../../nbs/21k_cli_inspect.ipynb #913c39a3
 def rows_in(path, encoding, skip): # Yields number and row
     "Of any file that a task reads"
     if suffix(path) == '.json': return nested(path, encoding, skip)
-    if suffix(path) == '.conll': return ((ns[0], dict(tokens=ws, tags=ts)) for ns,ws,ts in read_conll(path, encoding, skip))
+    if suffix(path) == '.conll':
+        return ((ns[0], dict(tokens=ws, tags=ts)) for ns,ws,ts in read_conll(path, encoding, skip))
     return read_rows(path, ('text','label'), encoding, skip)
 
 def first_of(row, names, default): return next((row[k] for k in names if row.get(k) is not None), default)
 
+# %% ../../nbs/21k_cli_inspect.ipynb #1d4bdf67
 def data_facts(path, args)->dict:
     "What is in a file of rows"
     columns,labels,sizes,skip = {},Counter(),Counter(),[]
@@ -123,7 +138,7 @@ def data_facts(path, args)->dict:
                 shortest=min(sizes, default=None), median=middle(sizes), longest=max(sizes, default=None),
                 warnings=[str(w.message) for w in heard], problems=bad)
 
-# %% ../../nbs/21k_cli_inspect.ipynb #6741e548
+# %% ../../nbs/21k_cli_inspect.ipynb #d6e6f66f
 NAMED = {model_facts:'model', step_facts:'checkpoint', steps_facts:'checkpoints', tensor_facts:'token ids',
          data_facts:'rows'}
 
@@ -134,25 +149,31 @@ def kind_of(path:Path): # What looks into it; None: it is a folder of files
     if (path/'config.json').is_file(): return model_facts
     return steps_facts if (path/'checkpoints').is_dir() or any(path.glob('step-*')) else None
 
+# %% ../../nbs/21k_cli_inspect.ipynb #bcf8375d
 def facts(path, args)->list: # One dict, or one for each file of a folder of files
     "Everything about one path"
     try: files = [path] if kind_of(path) else list(map(Path, paths_of([path])))
     except LifeError as e: return [dict(path=str(path), what='nothing', problems=[e])]
     return [dict(path=str(p), what=NAMED[kind_of(p)], **look(p, kind_of(p), args)) for p in files]
 
+# %% ../../nbs/21k_cli_inspect.ipynb #4a7ecbd9
 def worded(v)->str: # A value, for a table
     if isinstance(v, dict): v = [f'{k} {num(x)}' for k,x in v.items()]
     return ', '.join(map(str, v[:8])) + f', … {len(v) - 8} more'*(len(v) > 8) if isinstance(v, list) else num(v)
 
 def shown(f)->str: # Of one path
-    told,state = f | f.get('settings', {}), 'damaged' if f['problems'] else 'whole'; hide = 'path','what','problems','settings'
+    told,state = f | f.get('settings', {}), 'damaged' if f['problems'] else 'whole'
+    hide = 'path','what','problems','settings'
     rows = [[k.replace('_', ' '), worded(v)] for k,v in told.items() if k not in hide and v not in (None,{},[])]
     table = table_text(rows, [f['what'], state]) if rows else f['what']
     return f"{f['path']}\n{table}\n" + ''.join(f'{e}\n' for e in f['problems'][:5])
 
+# %% ../../nbs/21k_cli_inspect.ipynb #ab9595f0
 def run(args): # `lm-lifecycle inspect`
     "Look at every path, then say whether all is well"
     found = list(chain(*(facts(Path(p), args) for p in args.paths))); bad = [e for f in found for e in f['problems']]
     plain = [dict(f, whole=not f['problems'], problems=list(map(str, f['problems']))) for f in found]
     say(args, dict(paths=plain), '\n'.join(map(shown, found)))
-    if bad: worst = max(bad, key=lambda e: e.code); raise type(worst)(f'{worst}' + f' (and {len(bad)-1} more)'*(len(bad) > 1))
+    if bad:
+        worst = max(bad, key=lambda e: e.code)
+        raise type(worst)(f'{worst}' + f' (and {len(bad)-1} more)'*(len(bad) > 1))

@@ -13,7 +13,7 @@ __all__ = ['FAMILY', 'OBJECTIVES', 'FILES', 'TASK_NAMES', 'COMMANDS', 'Parser', 
 # %% ../../nbs/21a_cli_main.ipynb #3fa1425f
 import argparse, contextlib, importlib, os, sys, warnings
 
-# %% ../../nbs/21a_cli_main.ipynb #1424ca00
+# %% ../../nbs/21a_cli_main.ipynb #9e0ddc93
 class Parser(argparse.ArgumentParser):
     "One line for a mistake, exit code 2; options may come from a TOML file"
     def __init__(self, *args, **kw):
@@ -21,45 +21,56 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message): self.exit(2, f'{self.prog}: {message}; see {self.prog} --help\n')
 
+# %% ../../nbs/21a_cli_main.ipynb #7a44c21b
 def dashes(argv): # `--max_seq_length=8` → `--max-seq-length=8`; values are left alone
     def f(a): name,eq,value = a.partition('='); return name.replace('_', '-') + eq + value
     return [f(a) if a.startswith('--') else a for a in argv]
 
-# %% ../../nbs/21a_cli_main.ipynb #e6da2c13
+# %% ../../nbs/21a_cli_main.ipynb #5262c6b9
 def words_of(name:str, value)->list: # As on a command line
     "One line of a TOML file"
     if isinstance(value, bool): return [f'--{name}']*value
     return [f'--{name}', *map(str, value if isinstance(value, list) else [value])]
 
+# %% ../../nbs/21a_cli_main.ipynb #4250472b
 def with_config(argv:list)->list: # The same words, `--config FILE` replaced by what the file says
     "Options from a TOML file, those of the command line after them"
+    argv = [w for a in argv for w in (a.split('=', 1) if a.startswith('--config=') else [a])]
     if '--config' not in argv: return argv
     import tomllib
     from lm_lifecycle.core import BadInput
     i = argv.index('--config'); path = (argv + [''])[i+1]
     try: told = tomllib.load(open(path, 'rb'))
-    except (OSError,ValueError) as e: raise BadInput(f'--config {path}: {getattr(e, "strerror", None) or e}; write lines of name = value') from e
+    except (OSError,ValueError) as e:
+        raise BadInput(f'--config {path}: {getattr(e, "strerror", None) or e}; write lines of name = value') from e
     return argv[:1] + dashes([w for kv in told.items() for w in words_of(*kv)]) + argv[1:i] + argv[i+2:]
 
-# %% ../../nbs/21a_cli_main.ipynb #cc2b2f93
+# %% ../../nbs/21a_cli_main.ipynb #58b73082
 FAMILY,OBJECTIVES = ['bert','modernbert','llama','gpt2','bart','xlnet'], ['mlm','nsp','dae','clm','plm']
 FILES = 'txt, tsv, csv, jsonl, parquet, .gz of these, a folder of them, or a name on the hub'
 
 def data_arguments(p): # Of every command that reads your files
     p.add_argument('--encoding', default='utf-8', help='of text files')
-    p.add_argument('--skip-bad-rows', action='store_true', help='leave out rows that cannot be read; count them, and list the first ones')
+    p.add_argument('--skip-bad-rows', action='store_true',
+                   help='leave out rows that cannot be read; count them, and list the first ones')
 
-# %% ../../nbs/21a_cli_main.ipynb #d1f4d2ea
-TASK_NAMES = ['text-classification','multi-label','regression','token-classification','question-answering','text2text-generation','text-generation']
+# %% ../../nbs/21a_cli_main.ipynb #1d9894fd
+TASK_NAMES = ['text-classification','multi-label','regression','token-classification','question-answering',
+              'text2text-generation','text-generation']
 
 def output_arguments(p): # Of every command that writes a model
     p.add_argument('--output-dir', required=True, metavar='DIR', help='model, tokenizer, checkpoints, metrics.json')
-    p.add_argument('--overwrite-output-dir', action='store_true', help='start afresh: delete the checkpoints of an earlier run there')
-    p.add_argument('--force', action='store_true', help='go on from a checkpoint there although settings or data have changed')
-    p.add_argument('--push-to-hub', metavar='NAME', help='upload the model under this name, too, as the user that is logged in')
+    p.add_argument('--overwrite-output-dir', action='store_true',
+                   help='start afresh: delete the checkpoints of an earlier run there')
+    p.add_argument('--force', action='store_true',
+                   help='go on from a checkpoint there although settings or data have changed')
+    p.add_argument('--push-to-hub', metavar='NAME',
+                   help='upload the model under this name, too, as the user that is logged in')
 
+# %% ../../nbs/21a_cli_main.ipynb #bdb09b98
 def model_argument(p, required=True): # Of every command that reads a model
-    p.add_argument('--model-name-or-path', required=required, metavar='DIR_OR_NAME', help='weights to start from: a folder, or a name on the hub')
+    p.add_argument('--model-name-or-path', required=required, metavar='DIR_OR_NAME',
+                   help='weights to start from: a folder, or a name on the hub')
 
 # %% ../../nbs/21a_cli_main.ipynb #7cccdc07
 def run_arguments(p, lr, dropout=None, help="absent: the checkpoint's own"): # Of every command that trains
@@ -73,16 +84,18 @@ def run_arguments(p, lr, dropout=None, help="absent: the checkpoint's own"): # O
     p.add_argument('--save-steps', type=int, default=200, help='steps between checkpoints')
     p.add_argument('--seed', type=int, default=0, help='of everything random')
 
-# %% ../../nbs/21a_cli_main.ipynb #8ae8f8b3
+# %% ../../nbs/21a_cli_main.ipynb #f9432fcf
 def life_arguments(p): # Of `lm-lifecycle life`
     p.add_argument('--out', default='life', metavar='DIR', help='folder for models, metrics.json and report.html')
-    p.add_argument('--scale', default='tiny', choices=['tiny','small','base'], help='size of the network and length of its life')
+    p.add_argument('--scale', default='tiny', choices=['tiny','small','base'],
+                   help='size of the network and length of its life')
     p.add_argument('--text', nargs='+', metavar='FILE', help=f'your own text: {FILES}')
-    p.add_argument('--labels', metavar='FILE', help='your own labelled texts: tsv, csv, jsonl or parquet, columns text and label')
+    p.add_argument('--labels', metavar='FILE',
+                   help='your own labelled texts: tsv, csv, jsonl or parquet, columns text and label')
     p.add_argument('--seed', type=int, default=0, help='of everything that is random')
     p.add_argument('--resume', action='store_true', help='go on with an interrupted life in --out')
 
-# %% ../../nbs/21a_cli_main.ipynb #cc573bed
+# %% ../../nbs/21a_cli_main.ipynb #ff5d29e8
 def tokenizer_arguments(p): # What a tokenizer is, or shall be
     p.add_argument('--tokenizer-name', metavar='DIR_OR_NAME', help='folder or hub name; absent: train one')
     p.add_argument('--vocab-size', type=int, default=8192, help='of a tokenizer that is trained')
@@ -95,60 +108,72 @@ def tokenize_arguments(p): # Of `lm-lifecycle tokenize`
     p.add_argument('--cased', action='store_true', help='keep capitals and accents (WordPiece)')
     tokenizer_arguments(p); data_arguments(p)
 
+# %% ../../nbs/21a_cli_main.ipynb #fd29e406
 def preprocess_arguments(p): # Of `lm-lifecycle preprocess`
     p.add_argument('--input', required=True, metavar='FILE', help=FILES)
     p.add_argument('--output', required=True, metavar='FILE', help='where to write, e.g. train.tensor')
     p.add_argument('--model-type', default='bert', choices=FAMILY,
-                   help='of a tokenizer that is trained: bert has WordPiece, the others byte-level BPE; it learns from a sample of a text over 32 MB')
+                   help='of a tokenizer that is trained: bert has WordPiece, the others byte-level BPE; '
+                   'it learns from a sample of a text over 32 MB')
     p.add_argument('--max-seq-length', type=int, default=128, help='tokens a block; the most a labelled text keeps')
     p.add_argument('--task', choices=['text-classification'], help='absent: text for pre-training')
-    p.add_argument('--labels-from', metavar='FILE', help='the training .tensor whose labels (and tokenizer) these texts share')
+    p.add_argument('--labels-from', metavar='FILE',
+                   help='the training .tensor whose labels (and tokenizer) these texts share')
     tokenizer_arguments(p); data_arguments(p)
 
-# %% ../../nbs/21a_cli_main.ipynb #8b517330
+# %% ../../nbs/21a_cli_main.ipynb #b8e08c5e
 def network_arguments(p): # Of a network that is to be made
     p.add_argument('--model-type', default='bert', choices=FAMILY, help='architecture, if weights are not loaded')
     p.add_argument('--size', default='tiny', choices=['tiny','small','base'], help='of a model with random weights')
     model_argument(p, False)
 
+# %% ../../nbs/21a_cli_main.ipynb #3d9f09e4
 def train_arguments(p): # Of `lm-lifecycle train`
     p.add_argument('--train-file', metavar='FILE', help='what preprocess wrote')
     p.add_argument('--validation-file', metavar='FILE', help='the same, held out')
     network_arguments(p)
-    p.add_argument('--objective', choices=OBJECTIVES, help='what to pre-train by; absent: causal, or as --mlm or --task say')
+    p.add_argument('--objective', choices=OBJECTIVES,
+                   help='what to pre-train by; absent: causal, or as --mlm or --task say')
     p.add_argument('--mlm', action='store_true', help='short for --objective mlm')
     p.add_argument('--task', choices=['text-classification'], help='fine-tune')
-    p.add_argument('--do-train', action='store_true', help='train'); p.add_argument('--do-eval', action='store_true', help='evaluate on --validation-file')
+    p.add_argument('--do-train', action='store_true', help='train')
+    p.add_argument('--do-eval', action='store_true', help='evaluate on --validation-file')
     p.add_argument('--num-train-epochs', type=float, default=3, help='passes over the training file')
     p.add_argument('--max-steps', type=int, default=0, help='goes before --num-train-epochs')
     p.add_argument('--per-device-train-batch-size', type=int, default=8, help='rows a micro-batch and process')
     output_arguments(p); run_arguments(p, 5e-5, .1, '0 for large texts seen once')
 
+# %% ../../nbs/21a_cli_main.ipynb #bbe4bc85
 def pretrain_arguments(p): # Of `lm-lifecycle pretrain`
     p.add_argument('--objective', default='mlm', choices=OBJECTIVES, help='what to train by')
     p.add_argument('--text', nargs='+', metavar='FILE', help=f'{FILES}; absent: the documentation installed here')
-    p.add_argument('--validation-text', nargs='+', metavar='FILE', help='the same, held out; absent: a twentieth of --text')
+    p.add_argument('--validation-text', nargs='+', metavar='FILE',
+                   help='the same, held out; absent: a twentieth of --text')
     network_arguments(p); tokenizer_arguments(p)
     p.add_argument('--max-steps', type=int, default=1000, help='updates of the weights')
     p.add_argument('--batch-size', type=int, default=64, help='rows a step, on all devices together')
     output_arguments(p); run_arguments(p, 1e-3, 0., '0 suits large texts seen once'); data_arguments(p)
 
-# %% ../../nbs/21a_cli_main.ipynb #936f60f5
+# %% ../../nbs/21a_cli_main.ipynb #7f8d4505
 def finetune_arguments(p): # Of `lm-lifecycle finetune`
     p.add_argument('--task', required=True, choices=TASK_NAMES, help='what the labels are')
     model_argument(p)
-    p.add_argument('--train-file', required=True, metavar='FILE', help='labelled examples: tsv, csv, jsonl, parquet; tagged: jsonl or CoNLL')
+    p.add_argument('--train-file', required=True, metavar='FILE',
+                   help='labelled examples: tsv, csv, jsonl, parquet; tagged: jsonl or CoNLL')
     p.add_argument('--test-file', metavar='FILE', help='the same, to be judged by')
     columns_argument(p)
-    p.add_argument('--strategy', default='end-to-end', help='end-to-end, last-layer, last-1, last-2, …, layer-wise, lora')
+    p.add_argument('--strategy', default='end-to-end',
+                   help='end-to-end, last-layer, last-1, last-2, …, layer-wise, lora')
     p.add_argument('--num-train-epochs', type=float, default=3, help='passes over the training file')
     p.add_argument('--batch-size', type=int, default=16, help='rows a step, on all devices together')
     output_arguments(p); run_arguments(p, 1e-4); data_arguments(p)
 
+# %% ../../nbs/21a_cli_main.ipynb #77b01b4e
 def columns_argument(p): # What your file calls them
-    p.add_argument('--columns', nargs='+', metavar='NAME', help='what the file calls what is read and what is learnt; absent: see chapter 21e')
+    p.add_argument('--columns', nargs='+', metavar='NAME',
+                   help='what the file calls what is read and what is learnt; absent: see chapter 21e')
 
-# %% ../../nbs/21a_cli_main.ipynb #e72d0b20
+# %% ../../nbs/21a_cli_main.ipynb #23722cde
 def compare_arguments(p): # Of `lm-lifecycle compare`
     p.add_argument('checkpoints', nargs='+', metavar='DIR_OR_NAME', help='folders or hub names of pre-trained models')
     p.add_argument('--labels', metavar='FILE', help='your own labelled texts: tsv, csv, jsonl or parquet, columns text '
@@ -156,6 +181,7 @@ def compare_arguments(p): # Of `lm-lifecycle compare`
     p.add_argument('--k', type=int, default=16, help='labels a class to learn from')
     p.add_argument('--draws', type=int, default=5, help='how many times to draw them')
 
+# %% ../../nbs/21a_cli_main.ipynb #a6893384
 def evaluate_arguments(p): # Of `lm-lifecycle evaluate`
     model_argument(p)
     p.add_argument('--file', required=True, metavar='FILE', help=f'text, or labelled examples: {FILES}')
@@ -164,6 +190,7 @@ def evaluate_arguments(p): # Of `lm-lifecycle evaluate`
     p.add_argument('--max-seq-length', type=positive, default=128, help='tokens a row')
     answer_arguments(p); data_arguments(p)
 
+# %% ../../nbs/21a_cli_main.ipynb #e0c0c3c7
 def positive(s): # A number from 1 up
     n = int(s)
     if n < 1: raise argparse.ArgumentTypeError(f'{n} is too few; give 1 or more')
@@ -173,35 +200,43 @@ def answer_arguments(p): # Of every command that has a model say something
     p.add_argument('--batch-size', type=positive, default=64, help='rows at a time')
     p.add_argument('--precision', choices=['fp32','bf16'], help='absent: what suits the machine')
 
+# %% ../../nbs/21a_cli_main.ipynb #65a5b9e1
 def predict_arguments(p): # Of `lm-lifecycle predict`
     model_argument(p)
     p.add_argument('--task', choices=['fill-mask', *TASK_NAMES], help='absent: what the model was saved for')
     p.add_argument('--input', default='-', metavar='FILE', help='one example a line; -: standard input')
     p.add_argument('--output', default='-', metavar='FILE', help='one line an example, in order; -: standard output')
-    p.add_argument('--input-format', choices=['text','jsonl'], help='absent: jsonl for a .jsonl file, else text; chapter 21i says what is read')
+    p.add_argument('--input-format', choices=['text','jsonl'],
+                   help='absent: jsonl for a .jsonl file, else text; chapter 21i says what is read')
     p.add_argument('--format', default='text', choices=['text','jsonl','tsv','csv'], help='of the output')
-    p.add_argument('--raw-cells', action='store_true', help='do not put \' before cells of tsv or csv that a spreadsheet would run')
+    p.add_argument('--raw-cells', action='store_true',
+                   help='do not put \' before cells of tsv or csv that a spreadsheet would run')
     p.add_argument('--max-seq-length', type=positive, default=128, help='tokens a row')
     p.add_argument('--encoding', default='utf-8', help='of the input')
     answer_arguments(p)
 
+# %% ../../nbs/21a_cli_main.ipynb #e1c671ae
 def generate_arguments(p): # Of `lm-lifecycle generate`
     model_argument(p)
-    p.add_argument('--prompt', nargs='+', metavar='TEXT', help='what to go on from; absent: a line of standard input each')
+    p.add_argument('--prompt', nargs='+', metavar='TEXT',
+                   help='what to go on from; absent: a line of standard input each')
     p.add_argument('--max-new-tokens', type=positive, default=64, help='length of what is written, at most')
     p.add_argument('--num-beams', type=int, default=1, help='1: no beam search')
     p.add_argument('--temperature', type=float, default=0., help='0: always the likeliest token')
     p.add_argument('--top-k', type=int, default=0, help='draw from the k likeliest; 0: from all')
     p.add_argument('--top-p', type=float, default=1., help='draw from the likeliest that hold this much probability')
     p.add_argument('--seed', type=int, default=0, help='of the draws')
-    p.add_argument('--answer', action='store_true', help='a causal model that was tuned on pairs: answer the prompt, instead of going on from it')
+    p.add_argument('--answer', action='store_true',
+                   help='a causal model that was tuned on pairs: answer the prompt, instead of going on from it')
     answer_arguments(p)
 
+# %% ../../nbs/21a_cli_main.ipynb #18c9ce39
 def inspect_arguments(p): # Of `lm-lifecycle inspect`
-    p.add_argument('paths', nargs='+', metavar='PATH', help='a model, a folder of checkpoints, a .tensor file, or a file of yours')
+    p.add_argument('paths', nargs='+', metavar='PATH',
+                   help='a model, a folder of checkpoints, a .tensor file, or a file of yours')
     data_arguments(p)
 
-# %% ../../nbs/21a_cli_main.ipynb #9f8b66eb
+# %% ../../nbs/21a_cli_main.ipynb #d0fc201d
 COMMANDS = dict(
     life=('text → tokenizer → pre-training → fine-tuning → report', life_arguments),
     tokenize=('learn a vocabulary, or show the tokens of a text', tokenize_arguments),
@@ -215,6 +250,7 @@ COMMANDS = dict(
     generate=('go on writing', generate_arguments),
     inspect=('what is in a model, a checkpoint or a file, and is it whole?', inspect_arguments))
 
+# %% ../../nbs/21a_cli_main.ipynb #62efd66a
 def parser(): # Of all commands
     p = Parser(prog='lm-lifecycle', description='The whole life of a language model.')
     sub = p.add_subparsers(required=True, metavar='command', dest='command')
@@ -224,12 +260,14 @@ def parser(): # Of all commands
         s.add_argument('--json', action='store_true', help='print one JSON object, for machines')
     return p
 
-# %% ../../nbs/21a_cli_main.ipynb #28d7058f
+# %% ../../nbs/21a_cli_main.ipynb #92e0e04a
 def say(args, facts:dict, text:str=None): # … the words; `name value` of each fact when absent
     "The last thing a command prints"
     if args.json: import json; print(json.dumps(facts, ensure_ascii=False))
-    else: print(text if text is not None else ', '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k,v in facts.items()))
+    else: print(text if text is not None else ', '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}'
+                                                        for k,v in facts.items()))
 
+# %% ../../nbs/21a_cli_main.ipynb #47c65467
 def run(args): # `lm-lifecycle life`
     from lm_lifecycle.display import table_text
     from lm_lifecycle.life import life, table
@@ -237,12 +275,13 @@ def run(args): # `lm-lifecycle life`
     where = "\n{0}/report.html and {0}/metrics.json; models in {0}/mlm, {0}/clm, {0}/classifier".format(args.out)
     say(args, m, f'{table_text(*table(m))}\n{where}')
 
-# %% ../../nbs/21a_cli_main.ipynb #266d3da7
+# %% ../../nbs/21a_cli_main.ipynb #c53f7647
 def answer(f, *args)->int: # Exit code
     "Call `f`; turn what the user can put right into one line and a code"
     try: f(*args); sys.stdout.flush(); return 0
     except KeyboardInterrupt: print('lm-lifecycle: interrupted', file=sys.stderr); return 130
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); return 141 # Whoever read us has heard enough
+    except BrokenPipeError: # Whoever read us has heard enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1); return 141
     except Exception as e:
         from lm_lifecycle.core import LifeError
         if not isinstance(e, LifeError): raise
@@ -251,16 +290,19 @@ def answer(f, *args)->int: # Exit code
 def one_plain(s): # A file's name may hold what a terminal obeys
     return ''.join(c if c.isprintable() else '�' for c in s)
 
+# %% ../../nbs/21a_cli_main.ipynb #221e28f1
 @contextlib.contextmanager
 def plain_warnings():
     "Ours without the place in the code, which is nobody's business on a terminal"
     usual = warnings.formatwarning
     def one_line(message, category, filename, *args, **kw):
-        return f'lm-lifecycle: {message}\n' if 'lm_lifecycle' in filename else usual(message, category, filename, *args, **kw)
+        return (f'lm-lifecycle: {message}\n' if 'lm_lifecycle' in filename
+                else usual(message, category, filename, *args, **kw))
     warnings.formatwarning = one_line
     try: yield
     finally: warnings.formatwarning = usual
 
+# %% ../../nbs/21a_cli_main.ipynb #196e9934
 def module_of(command): return f"lm_lifecycle.cli.{'main' if command == 'life' else command}"
 
 def main(

@@ -29,7 +29,7 @@ from ..tasks.tagging import read_list, split_words
 from ..text import ROW, bad_line, check_bytes, parse_json, read_cell, read_lines, suffix, tidy
 from ..tokens import Vocab
 
-# %% ../../nbs/21i_cli_predict.ipynb #7971ae99
+# %% ../../nbs/21i_cli_predict.ipynb #d949d7e9
 def stdin_lines(encoding): # Yields number and text of each line of standard input
     "As `read_lines` of a file"
     n = 0
@@ -37,26 +37,30 @@ def stdin_lines(encoding): # Yields number and text of each line of standard inp
         f = io.TextIOWrapper(sys.stdin.buffer, encoding, 'surrogateescape', newline='\n')
         for n,l in enumerate(iter(lambda: f.readline(ROW), ''), 1):
             check_bytes(l, 'stdin', n, encoding)
-            if len(l) == ROW and l[-1] != '\n': raise bad_line('stdin', n, f'more than {ROW:,} characters; separate examples')
+            if len(l) == ROW and l[-1] != '\n':
+                raise bad_line('stdin', n, f'more than {ROW:,} characters; separate examples')
             yield n, tidy(l).removesuffix('\n')
     except (LookupError,UnicodeError) as e:
         raise bad_line('stdin', n + 1, f'cannot be read as {encoding} ({e}); give another --encoding') from e
 
-# %% ../../nbs/21i_cli_predict.ipynb #97a241e0
+# %% ../../nbs/21i_cli_predict.ipynb #cd946b89
 KEYS = {'question-answering':('question','context'), 'text2text-generation':('source',), 'text-generation':('source',)}
 
 def from_json(s, task, path, n)->list: # Of strings
     "What the task reads of one JSON line"
     row = parse_json(s, path, n, ('text',))
     cell = lambda k: read_cell(row, k, path, n)
-    if task == 'token-classification': return read_list(row, 'tokens', path, n) if 'tokens' in row else split_words(cell('text'))
+    if task == 'token-classification':
+        return read_list(row, 'tokens', path, n) if 'tokens' in row else split_words(cell('text'))
     return list(map(cell, KEYS.get(task, ('text','text2') if 'text2' in row else ('text',))))
 
+# %% ../../nbs/21i_cli_predict.ipynb #b3bd3f1e
 def from_text(s, task)->list: # As `from_json`
     "What the task reads of one line of text"
     if task == 'token-classification': return split_words(s)
     return s.split('\t', 1) if task == 'question-answering' else [s]
 
+# %% ../../nbs/21i_cli_predict.ipynb #4915670f
 def item(s, task, as_json, path, n): # A string, a pair of them, or a list of words; None where there is nothing
     "One line"
     if not s.strip(): return None
@@ -67,14 +71,15 @@ def item(s, task, as_json, path, n): # A string, a pair of them, or a list of wo
         raise bad_line(path, n, f'{s[:40]!r} is one text, and two are read; fill the other, or leave the line empty')
     return tuple(cells) if len(cells) > 1 else cells[0]
 
-# %% ../../nbs/21i_cli_predict.ipynb #d015737d
+# %% ../../nbs/21i_cli_predict.ipynb #3775c2ff
 def items(args, task, tok, path): # Yields line numbers and what the task reads
     "All lines, as they come"
     lines = stdin_lines(args.encoding) if args.input == '-' else read_lines(args.input, args.encoding)
     as_json,first = (args.input_format or ('jsonl' if suffix(path) == '.jsonl' else 'text')) == 'jsonl', None
     for n,s in lines:
         x = item(s, task, as_json, path, n); first = x if first is None else first
-        if x is not None and type(x) != type(first): raise bad_line(path, n, f'{s[:40]!r}: pairs and single texts are mixed; give either')
+        if x is not None and type(x) != type(first):
+            raise bad_line(path, n, f'{s[:40]!r}: pairs and single texts are mixed; give either')
         if x is not None and task == 'fill-mask' and tok.mask_token not in x:
             raise bad_line(path, n, f'{s[:40]!r} has no blank; write {tok.mask_token} for the word')
         yield n, x
@@ -113,15 +118,17 @@ class Blanks(Task):
         return out
     def decode(self, found): return found
 
-# %% ../../nbs/21i_cli_predict.ipynb #b53fb6ad
+# %% ../../nbs/21i_cli_predict.ipynb #63e33092
 def several(name): return lambda a: {name: [x for x,_ in a], 'probabilities': [q for _,q in a]}
 def span(a): s,e = a[2] or (None,None); return dict(answer=a[0], probability=a[1], start=s, end=e)
 def text(a): return dict(text=a)
 
 FIELDS = {'text-classification':lambda a: dict(label=a[0], probability=a[1]), 'multi-label':several('labels'),
-          'regression':lambda a: dict(value=a), 'token-classification':lambda a: dict(words=list(a[0]), tags=list(a[1])),
+          'regression':lambda a: dict(value=a),
+          'token-classification':lambda a: dict(words=list(a[0]), tags=list(a[1])),
           'question-answering':span, 'text2text-generation':text, 'text-generation':text, 'fill-mask':several('words')}
 
+# %% ../../nbs/21i_cli_predict.ipynb #86a0e19a
 def made(name, told, tok, T, config, path)->Task: # Of a window's line numbers and items
     "The task that answers"
     xs = [x for _,x in told]
@@ -134,6 +141,7 @@ def made(name, told, tok, T, config, path)->Task: # Of a window's line numbers a
 def cut_in(task): # How many lines were longer than a row
     n = getattr(task, 'cut', 0); return n if isinstance(n, int) else n['source'] if isinstance(n, dict) else 0
 
+# %% ../../nbs/21i_cli_predict.ipynb #e4f8af43
 def answered(net, name, some, tok, T, p, B, path)->tuple: # A dict a line, None for an empty one; how many were cut
     "One window"
     told = [(n,x) for n,x in some if x is not None]
@@ -145,18 +153,20 @@ def answered(net, name, some, tok, T, p, B, path)->tuple: # A dict a line, None 
     said = iter(zip(task.data.words, found) if name == 'token-classification' else task.decode(found))
     return [None if x is None else FIELDS[name](next(said)) for _,x in some], cut_in(task)
 
-# %% ../../nbs/21i_cli_predict.ipynb #99e64a8b
+# %% ../../nbs/21i_cli_predict.ipynb #60d76730
 def cell(v, digits=None): # As it stands in a table
     if isinstance(v, list): return '|'.join(str(cell(x, digits)) for x in v)
     if isinstance(v, float): return f'{v:.{digits}f}' if digits else v
     return '' if v is None else one_line(v) if isinstance(v, str) else v
 
+# %% ../../nbs/21i_cli_predict.ipynb #08fd4c66
 def put(out, a, fmt, raw=False): # Where to; a dict, or None; a format; cells as they are?
     "One line"
     if fmt == 'jsonl': out.write(json.dumps(a or {}, ensure_ascii=False)+'\n')
     elif fmt == 'text': out.write('\t'.join(str(cell(v, 4)) for v in (a or {}).values())+'\n')
     else: write_row(out, [cell(v) for v in (a or {}).values()], ',' if fmt == 'csv' else '\t', raw)
 
+# %% ../../nbs/21i_cli_predict.ipynb #baa54d40
 @contextlib.contextmanager
 def output(path): # A file to write text to
     "Standard output, or a file that is there when all of it is"
@@ -165,21 +175,26 @@ def output(path): # A file to write text to
         yield sys.stdout; return
     with atomic(path) as tmp, open(tmp, 'w', encoding='utf-8', newline='') as f: yield f
 
-# %% ../../nbs/21i_cli_predict.ipynb #b59e147f
+# %% ../../nbs/21i_cli_predict.ipynb #9a49c34c
 SPEAKS = dict(mlm='fill-mask', nsp='fill-mask', clm='text-generation', dae='text2text-generation') # What can be asked
 
 def speaks(where, config, kind, task=None)->str: # A key of `KINDS`
     name = wanted(where, config, kind, task); name = SPEAKS.get(name, name)
     if name in KINDS: return name
-    raise BadInput(f"{where}: was saved for {name}, and answers nothing by itself; fine-tune it first, or give a --task")
+    raise BadInput(f"{where}: was saved for {name}, and answers nothing by itself; "
+                   "fine-tune it first, or give a --task")
 
+# %% ../../nbs/21i_cli_predict.ipynb #dbfcd8f9
 def told_cut(cut, lines, T, path): # On standard error
-    if cut: print(f'{path}: {cut} of {lines} lines did not fit into {T} tokens, and were cut; raise --max-seq-length', file=sys.stderr)
+    if cut: print(f'{path}: {cut} of {lines} lines did not fit into {T} tokens, and were cut; raise --max-seq-length',
+                  file=sys.stderr)
 
+# %% ../../nbs/21i_cli_predict.ipynb #ebfeb39e
 def run(args): # `lm-lifecycle predict`
     "Read, ask, write, window by window"
     where,p,path = args.model_name_or_path, plan(precision=args.precision), 'stdin' if args.input == '-' else args.input
-    config,tok,kind = opened(where); name,T = speaks(where, config, kind, args.task), longest(args.max_seq_length, config, tok)
+    config,tok,kind = opened(where)
+    name,T = speaks(where, config, kind, args.task), longest(args.max_seq_length, config, tok)
     net,B,lines,cut = network(kind, where, tok), args.batch_size, 0, 0
     most = 1 if args.input == '-' and sys.stdin.isatty() else 50*B
     with output(args.output) as out, tqdm(unit=' lines', disable=True if out is sys.stdout else None) as bar:

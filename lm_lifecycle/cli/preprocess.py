@@ -33,7 +33,7 @@ from ..text import iter_texts, paths_of, read_labelled, report_skipped
 from ..tokens import Vocab, bare, first_line, inside, open_tokenizer, tensor_header, train_tokenizer
 from ..training import locked, sha256
 
-# %% ../../nbs/21b_cli_preprocess.ipynb #1d8e1577
+# %% ../../nbs/21b_cli_preprocess.ipynb #e2063152
 LAYOUT,TYPES = 1, dict(ids=('I32',4), pad=('I32',4), ends=('I64',8), labels=('I64',8), types=('U8',1))
 
 def header(
@@ -50,13 +50,14 @@ def header(
     s = json.dumps(o).encode(); s += b' '*max(room - 8 - len(s), -len(s)%8)
     return len(s).to_bytes(8, 'little') + s
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #ed5599db
 def files_of(tok)->dict: # Name → text
     "A tokenizer, as it is saved"
     with tempfile.TemporaryDirectory() as d:
         tok.save_pretrained(d)
         return {f.name: f.read_text(encoding='utf-8') for f in sorted(Path(d).iterdir())}
 
-# %% ../../nbs/21b_cli_preprocess.ipynb #ac31b3e8
+# %% ../../nbs/21b_cli_preprocess.ipynb #e0cd4e89
 def opened(files:dict, path): # Name → text of each file; where they are from
     "A tokenizer, from what `files_of` returns"
     with tempfile.TemporaryDirectory() as d:
@@ -65,6 +66,7 @@ def opened(files:dict, path): # Name → text of each file; where they are from
             return open_tokenizer(d)
         except (BadInput,Unsafe) as e: raise type(e)(str(e).replace(d, f'{path}, the tokenizer in it')) from e
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #a4f8f920
 def contents(path)->tuple: # Tensors, and what the header says of them
     meta = {k:json.loads(v) for k,v in tensor_header(path).get('__metadata__', {}).items()}
     with safe_open(path, 'pt') as f: ts = {k:f.get_tensor(k) for k in f.keys()}
@@ -74,6 +76,7 @@ def contents(path)->tuple: # Tensors, and what the header says of them
         raise ValueError('its boundaries do not fit its ids')
     return ts, meta
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #db224d8c
 def unpack(path)->tuple: # Tensors, mapped: `ids`, `ends`, and `labels`, `types` where there are some; metadata; tokenizer
     "What `preprocess` wrote, or one clear line"
     remedy = f"make it with lm-lifecycle preprocess --output {path}"
@@ -149,9 +152,10 @@ def ahead(f, xs):
             if ready: yield ready.result()
         if made: yield made.result()
 
-# %% ../../nbs/21b_cli_preprocess.ipynb #06c046fa
+# %% ../../nbs/21b_cli_preprocess.ipynb #8007f59e
 JOURNAL = 2**24 # Ids between two entries
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #7e6f3896
 class Part:
     "A file in the making"
     def __init__(self, folder, meta:dict, more:tuple=()): # … metadata; `labels`, `types`
@@ -182,7 +186,7 @@ class Part:
             with contextlib.suppress(OSError): f.close()
         if kind and issubclass(kind, (BadInput,Unsafe)): (self.at/'meta.json').unlink(missing_ok=True) # Of no use
 
-# %% ../../nbs/21b_cli_preprocess.ipynb #efa4748a
+# %% ../../nbs/21b_cli_preprocess.ipynb #5dfd4b21
 def to_disk(f): f.flush(); os.fsync(f.fileno())
 
 @patch
@@ -197,12 +201,14 @@ def append(self:Part,
     for k,v in dict(texts=len(n), tokens=len(ids), unknown=unknown, read=read).items(): self.done[k] += v
     if self.done['tokens'] - self.kept >= JOURNAL: self.keep()
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #91169590
 @patch
 def keep(self:Part):
     "Make sure of all so far"
     for f in self.files.values(): to_disk(f)
     write_json(self.at/'journal.json', self.done); self.kept = self.done['tokens']
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #c089dbbf
 @patch
 def finish(self:Part, path, labels=()): # … class of each text
     "Put ends, labels and the header in their places, and the file in its own"
@@ -228,7 +234,7 @@ def workplace(
                 if not (part/'meta.json').exists(): shutil.rmtree(part, ignore_errors=True)
     except OSError as e: raise NotSaved(not_saved(out, e, size_of(part)) + '; the same command goes on') from e
 
-# %% ../../nbs/21b_cli_preprocess.ipynb #d24fe03e
+# %% ../../nbs/21b_cli_preprocess.ipynb #1991f9ba
 SAMPLE = 2**25 # Characters to learn a vocabulary from, at most
 
 def sample(texts, most:int=SAMPLE)->tuple: # Some of the texts; one in how many
@@ -240,6 +246,7 @@ def sample(texts, most:int=SAMPLE)->tuple: # Some of the texts; one in how many
         while size > most and len(some) > 1: some,k = some[::2],2*k; size = sum(map(len, some))
     return some, k
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #de3af26a
 def groups(
     texts,       # Strings, or pairs of them; any iterable
     size=2**22,  # Characters, and one more for each text
@@ -251,7 +258,7 @@ def groups(
         if n >= size: yield some; some,n = [],0
     if some: yield some
 
-# %% ../../nbs/21b_cli_preprocess.ipynb #c7e3bdad
+# %% ../../nbs/21b_cli_preprocess.ipynb #19e845b1
 class Rows:
     "As `Words`, for labelled texts: each text, or pair, cut off at `T` ids"
     def __init__(self, tok, T:int): self.tok,self.T = tok,T
@@ -264,32 +271,37 @@ class Rows:
 
     def finish(self, x): return x
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #dda51305
 def texts_of(args, names=None, skip=None)->tuple: # Texts or pairs; class of each, and the classes' names, if there are any
     "What is to be cut"
     kw = dict(encoding=args.encoding, skip=skip)
     if not args.task: return (s for *_,s in iter_texts([args.input], **kw)), (), None
     d = read_labelled(args.input, names, **kw); return d.texts, d.labels, d.names
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #0e9f3860
 def source_of(name)->str: # Of a file; of the sums of a folder's files; of the name, if it is one on the hub
     "A sha256 that changes when the source does"
     try: sums = [sha256(f) for f in paths_of(name)] if Path(name).exists() else [name]
     except OSError as e: raise BadInput(f"{name}: cannot be read ({e.strerror}); check its permissions") from e
     return digest(*sums) if Path(name).is_dir() or not Path(name).exists() else sums[0]
 
-# %% ../../nbs/21b_cli_preprocess.ipynb #939462ce
+# %% ../../nbs/21b_cli_preprocess.ipynb #63014112
 def note(text): print(f'lm-lifecycle: {text}', file=sys.stderr)
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #cc810fb0
 def settings(args, names)->dict: # All that decides what the file will be, but for the tokenizer
     how = dict(encoding=args.encoding, skip_bad_rows=args.skip_bad_rows)
     if not (args.tokenizer_name or args.labels_from): how |= dict(model_type=args.model_type, vocab_size=args.vocab_size)
     return dict(format=LAYOUT, task=args.task, names=names, T=args.max_seq_length, source=source_of(args.input), how=how)
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #19cd01db
 def trained(texts, V:int, kind:str, lowercase=True): # A tokenizer
     "Learn a vocabulary from the texts, or a sample of them"
     some,k = sample(chain.from_iterable([s] if isinstance(s, str) else s for s in texts))
     if k > 1: note(f"the vocabulary is learnt from one text in {k}, {sum(map(len, some)):,} characters")
     return train_tokenizer(some, V, kind, lowercase)
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #4ee8af0e
 def tokenizer(args, meta, old, shared, texts)->tuple: # It and its files
     "The one asked for, the one of `--labels-from`, of the interrupted run, or a new one"
     if 'vocab_size' in meta['how'] and {k:v for k,v in old.items() if k != 'tokenizer'} == meta:
@@ -299,21 +311,23 @@ def tokenizer(args, meta, old, shared, texts)->tuple: # It and its files
     else: tok = trained(texts(), args.vocab_size, 'wordpiece' if args.model_type == 'bert' else 'bpe')
     return tok, files_of(tok)
 
-# %% ../../nbs/21b_cli_preprocess.ipynb #c8b57097
+# %% ../../nbs/21b_cli_preprocess.ipynb #696c7e7e
 def total_of(name): # Bytes, or None where texts are packed in a way that hides them
     files = list(paths_of(name)) if Path(name).exists() else ()
     return sum(map(os.path.getsize, files)) if files and all(str(f).endswith('.txt') for f in files) else None
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #17feedaf
 def size(texts)->int: # Bytes
     return len('\n'.join(chain.from_iterable([s] if isinstance(s, str) else s for s in texts)).encode())
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #55bfa35c
 def fill(part:Part, texts, cut, unk:int, total:int): # … `Words` or `Rows`; id of `[UNK]`; bytes to read
     "Cut what is left of the texts"
     rest = ahead(lambda some: (size(some), cut.prepare(some)), groups(islice(texts, part.done['texts'], None)))
     with tqdm(total=total, initial=part.done['read'], unit='B', unit_scale=True, desc='Cutting', disable=None) as bar:
         for read,x in rest: part.append(*cut.finish(x), unk=unk, read=read); bar.update(read)
 
-# %% ../../nbs/21b_cli_preprocess.ipynb #6de31ed6
+# %% ../../nbs/21b_cli_preprocess.ipynb #636bdec9
 def check(args):
     "Refuse what cannot be meant"
     out = Path(args.output); same = out.exists() and Path(args.input).exists() and os.path.samefile(args.input, out)
@@ -324,22 +338,25 @@ def check(args):
     if args.max_seq_length < 1: raise BadInput(f"--max-seq-length {args.max_seq_length}: give at least 1")
     if out.exists() and not out.is_file() or same: raise BadInput(f"--output {out}: no file, or the input; give another name")
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #eec5dc1d
 def fits(args, tok, pairs):
     "Refuse rows that have no room for a word"
     n = tok.num_special_tokens_to_add(pairs)
     if args.task and args.max_seq_length <= n:
         raise BadInput(f"--max-seq-length {args.max_seq_length}: {n} of them are special tokens; give more")
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #d6d16d2b
 def left(part:Path)->dict: # Metadata of an interrupted run; empty if there is none
     try: return json.loads((part/'meta.json').read_text(encoding='utf-8'))
     except (OSError,ValueError): return {}
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #211a53e4
 def warn_other(out, old:dict, meta:dict):
     "Say that what is left is of no use, if it is not"
     if other := [k for k in meta if old and old.get(k) != meta[k]]:
         note(f"{out}: an interrupted run has left a part, but of another {', '.join(other)}; starting afresh")
 
-# %% ../../nbs/21b_cli_preprocess.ipynb #4019fd7c
+# %% ../../nbs/21b_cli_preprocess.ipynb #b95905cd
 def begin(args, folder:Path, skip)->tuple: # The file in the making; texts, labels; tokenizer
     "Read what must be known beforehand"
     shared = unpack(args.labels_from) if args.labels_from else None
@@ -351,6 +368,7 @@ def begin(args, folder:Path, skip)->tuple: # The file in the making; texts, labe
     more = ('labels','types')[:0 if not args.task else 1 + (pairs and 'token_type_ids' in tok.model_input_names)]
     return Part(folder, meta, more), texts, labels, tok
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #3c3ad166
 def make(args, folder:Path)->dict: # What there is to say of the file
     "Read, cut, write"
     skip = [] if args.skip_bad_rows else None; part,texts,labels,tok = begin(args, folder, skip); T = args.max_seq_length
@@ -363,6 +381,7 @@ def make(args, folder:Path)->dict: # What there is to say of the file
     report_skipped(skip or ())
     return dict(output=args.output, vocabulary=len(tok), classes=p.meta['names']) | {k: p.done[k] for k in ('texts','tokens','unknown')}
 
+# %% ../../nbs/21b_cli_preprocess.ipynb #7ce3d27a
 def run(args): # `lm-lifecycle preprocess`
     "Check, make, tell"
     check(args)

@@ -24,19 +24,21 @@ from ..core import BadInput, atomic
 from ..text import each, iter_texts, paths_of, read_cell, read_lines, read_rows, report_skipped, suffix
 from ..tokens import bare, open_tokenizer, unknowns
 
-# %% ../../nbs/21f_cli_tokenize.ipynb #1f48cdc4
+# %% ../../nbs/21f_cli_tokenize.ipynb #2f1b2dfb
 def measure(
     tok, texts, # A tokenizer; any iterable of strings
 )->tuple: # How many `texts`, `tokens`, `bytes`; what is unknown, and how often
     "Cut all texts, and count"
-    W,found,lost,unk = Words(tok), Counter(), Counter(), -1 if tok.unk_token_id is None else tok.unk_token_id; frame = W.n[:2].sum()
+    W,found,lost,unk = Words(tok), Counter(), Counter(), -1 if tok.unk_token_id is None else tok.unk_token_id
+    frame = W.n[:2].sum()
     for some in groups(texts):
         ids,n = W(some); losses = np.diff(np.append(0, (ids == unk).cumsum())[np.append(0, n.cumsum())])
         if losses.any(): lost += unknowns(tok, [some[i] for i in losses.nonzero()[0]])
-        found += Counter(texts=len(some), tokens=int((n - frame*(n > 0)).sum()), bytes=sum(len(s.encode()) for s in some))
+        found += Counter(texts=len(some), tokens=int((n - frame*(n > 0)).sum()),
+                         bytes=sum(len(s.encode()) for s in some))
     return found, lost
 
-# %% ../../nbs/21f_cli_tokenize.ipynb #2b5fd9df
+# %% ../../nbs/21f_cli_tokenize.ipynb #aee5147d
 def learn(args)->tuple: # Facts, and the same in words
     "Train, measure, keep"
     texts = lambda skip: (s for *_,s in iter_texts(args.input, encoding=args.encoding, skip=skip))
@@ -49,21 +51,25 @@ def learn(args)->tuple: # Facts, and the same in words
         with atomic(out, folder=True) as tmp: tok.save_pretrained(tmp)
     return told(args, tok, found, lost)
 
+# %% ../../nbs/21f_cli_tokenize.ipynb #c17881dc
 def told(args, tok, found, lost)->tuple: # As `learn`
     top,per = {s[:40]:n for s,n in lost.most_common(10)}, found['bytes']/max(found['tokens'], 1)
     facts = dict(output=args.output_dir, vocabulary=len(tok), **found, bytes_per_token=per, unknown=lost.total())
-    lines = [f"{len(tok):,} tokens in the vocabulary; {found['texts']:,} texts, {found['tokens']:,} tokens, {per:.2f} bytes a token"]
-    if lost: lines.append(f"{lost.total():,} pieces are unknown to it, most often " + ', '.join(f'{s!r} ({n:,})' for s,n in top.items()))
+    lines = [f"{len(tok):,} tokens in the vocabulary; {found['texts']:,} texts, {found['tokens']:,} tokens, "
+             f"{per:.2f} bytes a token"]
+    if lost: lines.append(f"{lost.total():,} pieces are unknown to it, most often "
+                          + ', '.join(f'{s!r} ({n:,})' for s,n in top.items()))
     lines.append(f'kept in {args.output_dir}' if args.output_dir else 'kept nowhere: give --output-dir')
     return facts | dict(unknown_most=top), '\n'.join(lines)
 
-# %% ../../nbs/21f_cli_tokenize.ipynb #82042fb5
+# %% ../../nbs/21f_cli_tokenize.ipynb #32e21eb9
 def lines_of(args, skip=None): # Yields strings
     "Every line of a text file; the text of every row of another"
     for p in paths_of(args.input):
         if suffix(p) == '.txt': yield from (s for _,s in read_lines(p, args.encoding, skip)); continue
         yield from each(read_rows(p, ('text',), args.encoding, skip), lambda n,row: read_cell(row, 'text', p, n), skip)
 
+# %% ../../nbs/21f_cli_tokenize.ipynb #745dadc9
 def show(args):
     "A line of tokens for each line"
     t,skip = bare(open_tokenizer(args.tokenizer_name)), [] if args.skip_bad_rows else None

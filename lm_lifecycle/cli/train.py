@@ -32,13 +32,14 @@ from ..text import Labelled
 from ..tokens import Blocks, Vocab, bare, fetched, open_tokenizer
 from ..training import Recipe, accelerator, locked, train
 
-# %% ../../nbs/21c_cli_train.ipynb #651625d8
+# %% ../../nbs/21c_cli_train.ipynb #91ccb9d3
 def wanted(args)->str: # An objective, or `cls`
     "What is to be learnt?"
     asked = {k for k in ('cls' if args.task else None, 'mlm' if args.mlm else None, args.objective) if k}
     if len(asked) > 1: raise BadInput(f"--objective, --mlm and --task ask for different things ({', '.join(sorted(asked))}); give one of them")
     return asked.pop() if asked else 'clm'
 
+# %% ../../nbs/21c_cli_train.ipynb #d111bd80
 def refuse(path, kind:str, T:int, tok, meta:dict):
     "One clear line if the file was made for something else"
     if (kind == 'cls') != bool(meta['task']):
@@ -49,19 +50,21 @@ def refuse(path, kind:str, T:int, tok, meta:dict):
     if T > meta['T']:
         raise BadInput(f"--max-seq-length {T}: {path} was cut at {meta['T']}; give at most that, or preprocess again")
 
+# %% ../../nbs/21c_cli_train.ipynb #b139fe97
 def refuse_other(path, tok, names, like): # `like`: tokenizer and label names of the training file
     "One clear line if a held-out file cannot be measured by the training file"
     if tok.get_vocab() != like[0].get_vocab():
         raise BadInput(f"{path}: cut by another tokenizer than --train-file; preprocess it with the same --tokenizer-name, or with --labels-from")
     for n in sorted({*(names or ())} - {*(like[1] or ())}): raise BadInput(f"{path}: label {n!r} is not in --train-file; correct it, or add it there")
 
-# %% ../../nbs/21c_cli_train.ipynb #5d9d34f2
+# %% ../../nbs/21c_cli_train.ipynb #1fd0b683
 @dataclass
 class Mapped(Blocks):
     "Blocks of a `.tensor` file"
     ends:Tensor=None # End of each text in the stream `(m,)`
     def batch(self, rows): return self.ids[rows].long(), torch.searchsorted(self.ends, rows[:,None]*self.T + torch.arange(self.T), right=True)
 
+# %% ../../nbs/21c_cli_train.ipynb #c0c42944
 def examples(ts:dict, names, numbered, tok, T:int): # Tensors of a file, its label names; those of the training file
     "Labelled texts, or pairs of them"
     each = lambda t: [r.tolist() for r in t.tensor_split(ts['ends'])[:-1]]; y = [numbered.index(names[i]) for i in ts['labels'].tolist()]
@@ -69,6 +72,7 @@ def examples(ts:dict, names, numbered, tok, T:int): # Tensors of a file, its lab
     if 'types' in ts: task.types = [r[:T] for r in each(ts['types'])]
     return task
 
+# %% ../../nbs/21c_cli_train.ipynb #499be2b2
 def source(
     path, kind:str, T:int, # A file of `preprocess`; an objective, or `cls`; tokens a block or text
     like=None, # Tokenizer and label names of the training file, if this one is held out
@@ -83,11 +87,12 @@ def source(
     N = len(ids)//T
     return Mapped(ids[:N*T].view(N, T), None, meta['source'], ends), tok, meta
 
-# %% ../../nbs/21c_cli_train.ipynb #94d1e0a9
+# %% ../../nbs/21c_cli_train.ipynb #86419559
 def family_of(args)->str: # A key of `FAMILIES`, or another family of `transformers`
     "Of the network: as its config says, or as asked for"
     return open_config(args.model_name_or_path).model_type if args.model_name_or_path else args.model_type
 
+# %% ../../nbs/21c_cli_train.ipynb #23eca15d
 def network(args, kind:str, tok, names:list=None, where='the text'): # A `Net`; for the message, whose tokenizer that is
     "From a folder or a hub name, or random; one clear line if it cannot read what the tokenizer says"
     T,name,kw = args.max_seq_length, args.model_name_or_path, label_names(names) if names else {}
@@ -100,7 +105,7 @@ def network(args, kind:str, tok, names:list=None, where='the text'): # A `Net`; 
     agree(net, tok, T, where)
     return net
 
-# %% ../../nbs/21c_cli_train.ipynb #dfb037a6
+# %% ../../nbs/21c_cli_train.ipynb #9beefc6e
 def free(out:Path, overwrite:bool):
     "Refuse a folder with somebody else's files"
     there = {p.name for p in out.iterdir()} - {'.lock','.pid'} if out.is_dir() else set()
@@ -108,6 +113,7 @@ def free(out:Path, overwrite:bool):
         raise BadInput(f"{out}: not empty (it holds {sorted(there)[0]}); choose another --output-dir, "
                        "or give --overwrite-output-dir")
 
+# %% ../../nbs/21c_cli_train.ipynb #eda16bf2
 @contextlib.contextmanager
 def at_work(args, p): # Path
     "The output folder, for this run alone"
@@ -118,15 +124,17 @@ def at_work(args, p): # Path
             if args.overwrite_output_dir and not rank(): [shutil.rmtree(out/n, ignore_errors=True) for n in ('checkpoints','tokenizer')]
         yield out
 
-# %% ../../nbs/21c_cli_train.ipynb #fd1d8517
+# %% ../../nbs/21c_cli_train.ipynb #b3971fc2
 def more(args)->dict: # Of `Recipe`
     return dict(warmup=args.warmup_ratio, decay=args.weight_decay, micro=args.gradient_accumulation_steps)
 
+# %% ../../nbs/21c_cli_train.ipynb #32a85491
 def resumable(args, tok, data:str, B:int, kind:str)->dict: # Of `train`; tokenizer, the data's hash, rows a step, what is learnt
     same = 'dropout','size','model_type','model_name_or_path'; words = digest(bare(tok).to_str())[:12]
     run = dict(data=data, tokenizer=words, B=B, T=args.max_seq_length, kind=kind, **{k: getattr(args, k, None) for k in same})
     return dict(out=Path(args.output_dir)/'checkpoints', every=args.save_steps, run=run, force=args.force)
 
+# %% ../../nbs/21c_cli_train.ipynb #6dfb17a7
 def finish(
     net, tok, args, kind:str, what:str, read, # What it is; what it read: paths, or words
     facts:dict, curve:dict={}, **meta, # What to say; what only `metrics.json` wants to know; as `save_model`
@@ -140,9 +148,10 @@ def finish(
     say(args, facts)
     if args.push_to_hub: push(out, args.push_to_hub)
 
-# %% ../../nbs/21c_cli_train.ipynb #8bc02a45
+# %% ../../nbs/21c_cli_train.ipynb #77ce816e
 def passed(n:int)->dict: return dict(rows_passed_over=n) if n else {} # They hold special tokens only
 
+# %% ../../nbs/21c_cli_train.ipynb #95253b73
 def fit(net, data, kind:str, tok, p, args, source:str)->dict: # Steps made, and the loss of the last one
     "Train, checkpointed"
     n,B = len(data), args.per_device_train_batch_size*args.gradient_accumulation_steps*world()
@@ -152,6 +161,7 @@ def fit(net, data, kind:str, tok, p, args, source:str)->dict: # Steps made, and 
     h = train(net, batch, r, p, **resumable(args, tok, source, B, kind))
     return dict(steps=steps, train_loss=next(sum(x['loss'].values()) for x in reversed(h) if 'loss' in x), **passed(getattr(batch, 'passed_over', 0)))
 
+# %% ../../nbs/21c_cli_train.ipynb #64501616
 def assess(net, data, kind:str, tok, p, args)->dict: # Loss; perplexity and bits per byte, or accuracy
     "Everything held out is judged by"
     if kind != 'cls':
@@ -160,6 +170,7 @@ def assess(net, data, kind:str, tok, p, args)->dict: # Loss; perplexity and bits
     loss, = evaluate(net, (v for _,v in data.views()), p).values()
     return dict(loss=loss.mean, **data.score(predict(net, data, p)))
 
+# %% ../../nbs/21c_cli_train.ipynb #d4036fe6
 def run(args): # `lm-lifecycle train`
     "Check, train, evaluate, save"
     kind,T,p,facts = wanted(args), args.max_seq_length, plan(precision=args.precision), {}
