@@ -640,10 +640,10 @@ def read_rows(
     if not Path(path).is_dir(): return without_nul(reader_of(path)(path, cols, encoding, skip), path)
     return ((f'{f.relative_to(path)}:{n}', row) for f in paths_of(path) for n,row in read_rows(f, cols, encoding, skip))
 
-# %% ../nbs/02_text.ipynb #dc9ba46d
+# %% ../nbs/02_text.ipynb #c9dcab49
 def read_cell(row, col, path, n):
     "`row[col]` as a string, or one clear line"
-    if col not in row: raise bad_line(path, n, f"no column {col!r} among {brief(row)}; rename one or name another")
+    if col not in row: raise bad_line(path, n, f"no column {col!r} among {brief(row) or 'none'}; rename one or name another")
     v = row[col]
     if v is None or isinstance(v, (list,dict,bytes)):
         raise bad_line(path, n, f'{col!r} is {str(v)[:40]}, not text; give it a value')

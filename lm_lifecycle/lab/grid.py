@@ -161,7 +161,7 @@ def origin_rows(r:dict, how:str)->list: # One row an origin, one column a task
     "Does it matter where the weights are from?"
     return [[TITLES.get(o, 'random'), *(str(over_seeds(scores_of(t, o, how))) for t in r['tasks'].values())] for o in ORIGINS]
 
-# %% ../../nbs/12b_lab_grid.ipynb #b6ca0bc6
+# %% ../../nbs/12b_lab_grid.ipynb #c9954f2d
 def show_pareto(r:dict): # A matplotlib figure
     "Score against operations, one panel a task; below and to the right of another point is nothing to want"
     with figure(9, 5.6, 'What does a strategy give for its price?', nrows=2, ncols=2) as (fig,axs):
@@ -172,7 +172,8 @@ def show_pareto(r:dict): # A matplotlib figure
             best,x = max(((b, np.mean(xs)) for b,xs in t['baselines'].items()), key=lambda b: b[1])
             ax.axhline(x, color='#808080', ls='--', lw=1.2); ax.annotate(best, (.02,x), xycoords=('axes fraction','data'), va='bottom', fontsize=8)
             ax.set(xscale='log', title=f"{name}: {t['metric']}, {t['asked']}")
-            ax.xaxis.set_major_locator(LogLocator(subs=(1,1.5,2,3,5,7))); ax.xaxis.set_major_formatter('{x:g}'); ax.minorticks_off()
+            lo,hi = ax.get_xlim(); subs = (1,1.5,2,3,5,7) if hi > 3*lo else (1,1.2,1.4,1.7,2,3,4,5,7,9)
+            ax.xaxis.set_major_locator(LogLocator(subs=subs)); ax.xaxis.set_major_formatter('{x:g}'); ax.minorticks_off()
         for ax in axs[1]: ax.set_xlabel('GFLOP of the whole tuning')
         fig.legend(loc='outside lower center', ncols=5)
     return fig

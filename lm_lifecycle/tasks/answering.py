@@ -8,7 +8,7 @@ __all__ = ['COUNTED', 'LAYOUT', 'NEXT', 'VERDICTS', 'Questions', 'windows', 'tou
            'place', 'golds_of', 'placed', 'report_offsets', 'to_questions', 'nested', 'read_questions', 'uncapped',
            'parameters', 'docstring_questions', 'similar_sentence', 'after_name', 'verdict', 'surest_wrong', 'compared']
 
-# %% ../../nbs/10c_tasks_answering.ipynb #4d4d2001
+# %% ../../nbs/10c_tasks_answering.ipynb #8bb8931b
 import json, math, re, string, warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -184,7 +185,7 @@ def pair_frame(
     if not ids[2] and vocab.sep is not None: ids[2],types[2] = [vocab.sep], types[1][:1]
     return ids[::2], types
 
-# %% ../../nbs/10c_tasks_answering.ipynb #0c457384
+# %% ../../nbs/10c_tasks_answering.ipynb #e9a202f8
 class Answering(Task):
     "Questions as views: eq 10c.1's $x$, $s$ and $e$, window by window"
     kind = 'qa'
@@ -220,41 +221,9 @@ class Answering(Task):
         return (f'{what} has {m} tokens and leaves {max(room, 0)} of {self.T} to its context, not more than the '
                 f'{self.overlap} that windows share; shorten it, or use rows of at least {least}')
 
-    def point(self)->Tensor: # `(rows,2)`
-        asked = zip(self.offsets, self.data.answers); y,found = self.null[:,None].repeat(1, 2), set()
-        spans = [touched(o, a[0][1], a[0][1] + len(a[0][0])) if a else None for o,a in asked]
-        for r,(n,a,b,base) in enumerate(self.at.tolist()):
-            if spans[n] and a <= spans[n][0] and spans[n][1] < b: y[r] = torch.tensor(spans[n]) + base - a; found.add(n)
-        n = self.data.counts['answerable']; self.lost = n - len(found)
-        if self.lost: warnings.warn(f'{self.lost} of {n} answers are whole in no window, not learnt; raise T or overlap')
-        return y
-
     def encode(self, rows)->View: # Labels `start`, `end` `(B,)`; none where none are known
         rows = torch.as_tensor(rows); y = {} if self.y is None else dict(zip(('start','end'), self.y[rows].T))
         return View(self.inputs(rows), y)
-
-    def spans(self, rows, v, out): # Yields question, its (`Span`, S) and “no answer”, of each row
-        n,a,b,base = self.at[rows].T; off = v.inputs['attention_mask'] == 0; null = self.null[rows][:,None]
-        log_p = lambda z: z.float().masked_fill(off, -torch.inf).log_softmax(-1).cpu()
-        ls,le = log_p(out.start_logits), log_p(out.end_logits)
-        nulls = (ls.gather(1, null) + le.gather(1, null))[:,0]; shift = (a - base)[:,None]
-        score,i,j = best_spans(ls, le, base, base + b - a, longest=self.longest)
-        for q,s,i,j,null in zip(*(x.tolist() for x in (n, score, i + shift, j + shift, nulls))):
-            c,o = self.data.contexts[q], self.offsets[q]
-            cut = ((letters(c, o, x, y), v) for v,x,y in zip(s, i, j) if v > -math.inf)
-            yield q, [(span,v) for span,v in cut if span.text], null
-
-    def predict(self, net, p=None, B=64)->list: # One `Answer` a question
-        found,nulls = ([[] for _ in range(len(self.data))] for _ in range(2))
-        for rows,v,out in outputs(net, self, p, B):
-            for q,spans,null in self.spans(rows, v, out): found[q] += spans; nulls[q].append(null)
-        return [gather(f, n, self.tau) for f,n in zip(found, nulls)]
-
-    def score(self, answers)->dict: # Of `Answer`, or plain texts; `f1` first
-        return squad([getattr(a, 'text', a) for a in answers], self.data.answers)
-
-    def decode(self, answers)->list: # (text, probability, (first character, first after it)); '' where there is none
-        return [(a.text, a.p, (a.span.start, a.span.end) if a.text else None) for a in answers]
 
     @classmethod
     def read(cls, path, tok, T=128, encoding='utf-8', skip=None, **kw): return cls(read_questions(path, encoding, skip), tok, T, **kw)
@@ -265,6 +234,46 @@ class Answering(Task):
             for what,s in zip(('question','context'), pair, strict=True):
                 if not s.strip(): raise BadInput(f"item {n}: the {what} is empty; fill it or leave the item out")
         return cls(Questions([str(n) for n in range(1, len(items) + 1)], *map(list, zip(*items)), None), tok, T, **kw)
+
+# %% ../../nbs/10c_tasks_answering.ipynb #9e65c5b3
+@patch
+def point(self:Answering)->Tensor: # `(rows,2)`
+    asked = zip(self.offsets, self.data.answers); y,found = self.null[:,None].repeat(1, 2), set()
+    spans = [touched(o, a[0][1], a[0][1] + len(a[0][0])) if a else None for o,a in asked]
+    for r,(n,a,b,base) in enumerate(self.at.tolist()):
+        if spans[n] and a <= spans[n][0] and spans[n][1] < b: y[r] = torch.tensor(spans[n]) + base - a; found.add(n)
+    n = self.data.counts['answerable']; self.lost = n - len(found)
+    if self.lost: warnings.warn(f'{self.lost} of {n} answers are whole in no window, not learnt; raise T or overlap')
+    return y
+
+# %% ../../nbs/10c_tasks_answering.ipynb #712ada87
+@patch
+def spans(self:Answering, rows, v, out): # Yields question, its (`Span`, S) and “no answer”, of each row
+    n,a,b,base = self.at[rows].T; off = v.inputs['attention_mask'] == 0; null = self.null[rows][:,None]
+    log_p = lambda z: z.float().masked_fill(off, -torch.inf).log_softmax(-1).cpu()
+    ls,le = log_p(out.start_logits), log_p(out.end_logits)
+    nulls = (ls.gather(1, null) + le.gather(1, null))[:,0]; shift = (a - base)[:,None]
+    score,i,j = best_spans(ls, le, base, base + b - a, longest=self.longest)
+    for q,s,i,j,null in zip(*(x.tolist() for x in (n, score, i + shift, j + shift, nulls))):
+        c,o = self.data.contexts[q], self.offsets[q]
+        cut = ((letters(c, o, x, y), v) for v,x,y in zip(s, i, j) if v > -math.inf)
+        yield q, [(span,v) for span,v in cut if span.text], null
+
+@patch
+def predict(self:Answering, net, p=None, B=64)->list: # One `Answer` a question
+    found,nulls = ([[] for _ in range(len(self.data))] for _ in range(2))
+    for rows,v,out in outputs(net, self, p, B):
+        for q,spans,null in self.spans(rows, v, out): found[q] += spans; nulls[q].append(null)
+    return [gather(f, n, self.tau) for f,n in zip(found, nulls)]
+
+# %% ../../nbs/10c_tasks_answering.ipynb #cad67d3e
+@patch
+def score(self:Answering, answers)->dict: # Of `Answer`, or plain texts; `f1` first
+    return squad([getattr(a, 'text', a) for a in answers], self.data.answers)
+
+@patch
+def decode(self:Answering, answers)->list: # (text, probability, (first character, first after it)); '' where there is none
+    return [(a.text, a.p, (a.span.start, a.span.end) if a.text else None) for a in answers]
 
 # %% ../../nbs/10c_tasks_answering.ipynb #193792a5
 COUNTED = {'bytes of UTF-8':('utf-8',1), 'units of UTF-16':('utf-16-le',2)} # Encoding, and bytes a unit

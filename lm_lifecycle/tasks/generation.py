@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['CODE', 'FORMS', 'METRICS', 'BESIDE', 'Sources', 'several', 'read_sources', 'words', 'summary_pair',
            'docstring_summaries', 'one_of', 'conditional', 'ends', 'form_of', 'cut_to', 'likely', 'Decoding', 'choose',
-           'Dice', 'draw', 'until', 'beam_search', 'last_logits', 'writer', 'by_transformers', 'by_us', 'Generation',
-           'generate_ids', 'generate', 'rouge_scorer', 'rouge', 'same_text', 'from_sacrebleu', 'from_rouge',
-           'corpus_scores', 'score_texts', 'text_sentences', 'commonest', 'lead', 'centroid', 'ngrams', 'repeated',
+           'Dice', 'draw', 'until', 'beam_search', 'last_logits', 'writer', 'by_transformers', 'by_us', 'rouge_scorer',
+           'rouge', 'same_text', 'from_sacrebleu', 'from_rouge', 'corpus_scores', 'score_texts', 'Generation',
+           'generate_ids', 'generate', 'text_sentences', 'commonest', 'lead', 'centroid', 'ngrams', 'repeated',
            'copied', 'side_by_side']
 
-# %% ../../nbs/10d_tasks_generation.ipynb #b82b3c5f
+# %% ../../nbs/10d_tasks_generation.ipynb #72ed3359
 import functools, re, warnings
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from transformers import LogitsProcessor
 
@@ -246,7 +247,40 @@ def by_us(net, src:list, rows:Tensor, vocab:Vocab, new:int, how:Decoding)->list:
     if how.beams == 1: return draw(say, rows, vocab.sep, new, how)
     return beam_search(say, len(rows), vocab.sep, new, how, rows.device)
 
-# %% ../../nbs/10d_tasks_generation.ipynb #e4b691e0
+# %% ../../nbs/10d_tasks_generation.ipynb #794a4745
+@functools.cache
+def rouge_scorer(): # Words are stemmed first
+    from rouge_score.rouge_scorer import RougeScorer; return RougeScorer(['rouge1','rouge2','rougeL'], use_stemmer=True)
+
+def rouge(
+    text:str, right:list, # What was written; what would be right, one or more
+)->dict: # `rouge1`, `rouge2`, `rougeL`, each of the best of the right ones
+    return {k: v.fmeasure for k,v in rouge_scorer().score_multi(right, text).items()}
+
+def same_text(text, right): return float(text.strip() in [r.strip() for r in right])
+
+def from_sacrebleu(name): # A metric of one text
+    def f(text, right): import sacrebleu; return getattr(sacrebleu, f'sentence_{name}')(text, right).score
+    return f
+
+def from_rouge(name): return lambda text,right: rouge(text, right)[name]
+
+METRICS = dict(bleu=from_sacrebleu('bleu'), chrf=from_sacrebleu('chrf'), exact=same_text,
+               rouge1=from_rouge('rouge1'), rouge2=from_rouge('rouge2'), rougeL=from_rouge('rougeL')) # Of one text
+
+# %% ../../nbs/10d_tasks_generation.ipynb #0be62bad
+def corpus_scores(texts:list, answers:list)->dict: # `bleu` and `chrf`: the score, and the signature that goes with it
+    import sacrebleu
+    columns = [list(c) for c in zip_longest(*answers)]; ms = dict(bleu=sacrebleu.BLEU(), chrf=sacrebleu.CHRF())
+    return {k: (m.corpus_score(texts, columns).score, str(m.get_signature())) for k,m in ms.items()}
+
+def score_texts(texts:list, answers:list)->dict: # Name → number
+    "Every metric of `METRICS`, over all texts"
+    each = [dict(rouge(t, r), exact=same_text(t, r)) for t,r in zip(texts, answers, strict=True)]
+    means = {k: sum(e[k] for e in each)/len(each) for k in each[0]}
+    return {k: score for k,(score,_) in corpus_scores(texts, answers).items()} | means
+
+# %% ../../nbs/10d_tasks_generation.ipynb #8547bac4
 class Generation(Task):
     "Sources and targets as views: eq 10d.1's $x$ and $y$"
     def __init__(self,
@@ -282,14 +316,6 @@ class Generation(Task):
         src,tgt = ([xs[i] for i in torch.as_tensor(rows).tolist()] for xs in (self.ids,self.y))
         return conditional(src, tgt, self.vocab, self.form, self.start)
 
-    def predict(self, net, p=None, B=32)->list: # N strings
-        return generate(net, self, p=p, B=B)
-
-    def score(self, texts)->dict: # The main metric first
-        s = score_texts(texts, self.answers); return {self.metric: s[self.metric]} | s
-    def each(self, texts)->list: return [METRICS[self.metric](t, r) for t,r in zip(texts, self.answers, strict=True)]
-    def decode(self, texts)->list: return texts
-
     @classmethod
     def read(cls, path, tok, T=128, source='source', target='target', encoding='utf-8', skip=None, **kw):
         return cls(read_sources(path, source, target, encoding, skip), tok, T, **kw)
@@ -298,7 +324,7 @@ class Generation(Task):
     def raw(cls, items, tok, T=128, config=None, **kw): # Strings
         return cls(Sources(list(items)), tok, T, config=config, **kw)
 
-# %% ../../nbs/10d_tasks_generation.ipynb #3597fed3
+# %% ../../nbs/10d_tasks_generation.ipynb #1620a790
 @torch.no_grad()
 def generate_ids(net, task:Generation, p:Plan=None, B:int=32, how:Decoding=None)->list: # Ids of each text, in order
     "Short sources first, so that little is padded"
@@ -325,37 +351,18 @@ def generate(
     ids = generate_ids(net, task, p, B, replace(task.how, **how))
     return [task.tok.decode(y, skip_special_tokens=True).strip() for y in ids]
 
-# %% ../../nbs/10d_tasks_generation.ipynb #9c56b77a
-@functools.cache
-def rouge_scorer(): # Words are stemmed first
-    from rouge_score.rouge_scorer import RougeScorer; return RougeScorer(['rouge1','rouge2','rougeL'], use_stemmer=True)
+@patch
+def predict(self:Generation, net, p=None, B=32)->list: # N strings
+    return generate(net, self, p=p, B=B)
 
-def rouge(
-    text:str, right:list, # What was written; what would be right, one or more
-)->dict: # `rouge1`, `rouge2`, `rougeL`, each of the best of the right ones
-    return {k: v.fmeasure for k,v in rouge_scorer().score_multi(right, text).items()}
-
-def same_text(text, right): return float(text.strip() in [r.strip() for r in right])
-
-def from_sacrebleu(name): # A metric of one text
-    def f(text, right): import sacrebleu; return getattr(sacrebleu, f'sentence_{name}')(text, right).score
-    return f
-
-def from_rouge(name): return lambda text,right: rouge(text, right)[name]
-
-METRICS = dict(bleu=from_sacrebleu('bleu'), chrf=from_sacrebleu('chrf'), exact=same_text,
-               rouge1=from_rouge('rouge1'), rouge2=from_rouge('rouge2'), rougeL=from_rouge('rougeL')) # Of one text
-
-def corpus_scores(texts:list, answers:list)->dict: # `bleu` and `chrf`: the score, and the signature that goes with it
-    import sacrebleu
-    columns = [list(c) for c in zip_longest(*answers)]; ms = dict(bleu=sacrebleu.BLEU(), chrf=sacrebleu.CHRF())
-    return {k: (m.corpus_score(texts, columns).score, str(m.get_signature())) for k,m in ms.items()}
-
-def score_texts(texts:list, answers:list)->dict: # Name → number
-    "Every metric of `METRICS`, over all texts"
-    each = [dict(rouge(t, r), exact=same_text(t, r)) for t,r in zip(texts, answers, strict=True)]
-    means = {k: sum(e[k] for e in each)/len(each) for k in each[0]}
-    return {k: score for k,(score,_) in corpus_scores(texts, answers).items()} | means
+# %% ../../nbs/10d_tasks_generation.ipynb #a6733ca7
+@patch
+def score(self:Generation, texts)->dict: # The main metric first
+    s = score_texts(texts, self.answers); return {self.metric: s[self.metric]} | s
+@patch
+def each(self:Generation, texts)->list: return [METRICS[self.metric](t, r) for t,r in zip(texts, self.answers, strict=True)]
+@patch
+def decode(self:Generation, texts)->list: return texts
 
 # %% ../../nbs/10d_tasks_generation.ipynb #2af707fb
 def text_sentences(s): return [t for t in re.split(r'(?<=[.!?])\s+', ' '.join(s.split())) if t]
