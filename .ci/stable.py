@@ -1,5 +1,6 @@
 "Runs every notebook in a copy beside nbs/. Then: do their cells say what is saved? Numbers to 1 %; cells marked `#| varies` may differ."
 import json, math, re, shutil, subprocess, sys
+from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent; NBS,RUN = ROOT/'nbs', ROOT/'executed'; NUMBER = re.compile(r'[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?')
@@ -16,11 +17,11 @@ def same(a, b):
     x,y = ([float(n.replace(',', '')) for n in NUMBER.findall(s)] for s in (a,b))
     return NUMBER.sub('#', a).split() == NUMBER.sub('#', b).split() and all(math.isclose(p, q, rel_tol=1e-2, abs_tol=1e-6) for p,q in zip(x, y))
 
-def comparable(): # Were the saved numbers computed from this corpus, in this precision?
+def comparable(): # Were the saved numbers computed from this corpus, on such a device, in this precision?
     from lm_lifecycle.core import plan
     from lm_lifecycle.text import docs, fingerprint
     run = json.loads((ROOT/'results/life.json').read_text())['run']
-    return run['corpus'] == fingerprint(docs()) and run['plan']['precision'] == plan().precision
+    return run['corpus'] == fingerprint(docs()) and run['plan'] == asdict(plan())
 
 def compare(): # Lines: what differs
     pairs = {(f.name, i): (s, now.get(i, '')) for f in sorted(NBS.glob('*.ipynb')) for now in [saved(RUN/f.name)] for i,s in saved(f).items()}
@@ -30,7 +31,7 @@ if __name__ == '__main__':
     shutil.rmtree(RUN, ignore_errors=True); shutil.copytree(NBS, RUN)
     code = subprocess.run([Path(sys.executable).with_name('nbdev-test'), RUN, '--save', '--n-workers', '2', '--timing']).returncode
     if code: sys.exit(code)
-    if not comparable(): sys.exit(print('saved outputs: not compared, for the corpus or the precision of this machine is another'))
+    if not comparable(): sys.exit(print('saved outputs: not compared, for the corpus or this machine computes in another way'))
     n,off = compare()
     if off: sys.exit('\n'.join(['cells that say something else than is saved; run and save the notebook, or mark the cell #| varies:', *off]))
     print(f'saved outputs: {n} cells compared, all as saved')

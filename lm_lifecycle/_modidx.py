@@ -297,6 +297,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'lm_lifecycle.core.digest': ('core.html#digest', 'lm_lifecycle/core.py'),
                                    'lm_lifecycle.core.formula': ('core.html#formula', 'lm_lifecycle/core.py'),
                                    'lm_lifecycle.core.fsync': ('core.html#fsync', 'lm_lifecycle/core.py'),
+                                   'lm_lifecycle.core.in_words': ('core.html#in_words', 'lm_lifecycle/core.py'),
                                    'lm_lifecycle.core.instead': ('core.html#instead', 'lm_lifecycle/core.py'),
                                    'lm_lifecycle.core.is_asked': ('core.html#is_asked', 'lm_lifecycle/core.py'),
                                    'lm_lifecycle.core.keep_memory': ('core.html#keep_memory', 'lm_lifecycle/core.py'),

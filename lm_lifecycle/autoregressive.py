@@ -141,14 +141,14 @@ def plm_check(B, T, V, seed): # Two streams, against one prediction at a time
 
 formula(plm, r'-\mathbb E_z\sum_{t=T-K+1}^T\log p_\theta(x_{z_t}\mid x_{z_{<t}},z_t)', 'Yang et al. 2019, eqs 3 and 5', plm_check)
 
-# %% ../nbs/05_autoregressive.ipynb #c6066509
+# %% ../nbs/05_autoregressive.ipynb #548205b7
 def next_token(
     z:Tensor,       # Logits `(B,V)`
     u:Tensor,       # Uniform numbers in [0,1) `(B,)`: the dice
     tau:float=1.,   # Temperature
     k:int=0,        # Keep the k best; all when 0
 )->Tensor: # Token ids `(B,)`
-    "Eq 5.7: draw the next token"
+    "Eq 5.7, of all tokens or of the k best: draw the next"
     z,ids = z.topk(k) if k else z.sort(descending=True)
     cdf = (z/max(tau, 1e-6)).double().softmax(-1).cumsum(-1)
     i = (cdf <= u[:,None].double()*cdf[:,-1:]).sum(-1, keepdim=True)

@@ -40,8 +40,9 @@ class Scale:
     seeds:int=5         # Draws of labels
     test:int=2000       # Test texts, at most
 
-# %% ../nbs/20_life.ipynb #373fd00a
-SCALES = dict(tiny=Scale(SIZES['tiny'], 800, 200), small=Scale(SIZES['small'], 4000, 1000, lr=1e-3, tune_lr=3e-4),
+# %% ../nbs/20_life.ipynb #3e78b842
+SCALES = dict(page=Scale(SIZES['page'], 300, 60, B=32, ks=(16,), seeds=3, test=600), tiny=Scale(SIZES['tiny'], 800, 200),
+              small=Scale(SIZES['small'], 4000, 1000, lr=1e-3, tune_lr=3e-4),
               base=Scale(SIZES['base'], 20000, 20000, B=128, lr=5e-4, tune_lr=5e-5))
 
 # %% ../nbs/20_life.ipynb #af163ce1

@@ -31,7 +31,7 @@ from .autoregressive import may_look, minus_log_p
 from .core import BadInput, IGNORE, Loss, Unsafe, View, apart, formula, is_asked, plan, seed_torch, uniform
 from .tokens import PICKLED, Vocab, fetched, first_line, inside, read_json, tensor_header, vet_settings
 
-# %% ../nbs/06_network.ipynb #abd1f8ef
+# %% ../nbs/06_network.ipynb #3931e252
 @dataclass(frozen=True)
 class Size:
     layers:int      # $L$
@@ -39,7 +39,7 @@ class Size:
     vocab:int=8192  # $V$
     T:int=128       # Positions
 
-SIZES = dict(tiny=Size(2, 128), small=Size(4, 256), base=Size(12, 768, 32768, 512))
+SIZES = dict(page=Size(2, 128, 4096, 64), tiny=Size(2, 128), small=Size(4, 256), base=Size(12, 768, 32768, 512))
 
 # %% ../nbs/06_network.ipynb #0c453257
 FAMILIES = dict(bert='mlm nsp dae clm plm', modernbert='mlm dae clm plm', llama='dae clm plm', gpt2='clm', bart='dae',

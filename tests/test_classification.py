@@ -120,7 +120,7 @@ def test_a_network_made_for_something_else(make, a, b):
 def test_class_ids_before_one_number(some, tok):
     "`num_labels=1` would silently read class numbers as amounts"
     task = Classification(Labelled(some[:2], [0,1], ['a','b']), tok)
-    with pytest.raises(BadInput, match='gives 1 numbers for regression.*want 2 for single_label'): predict(build('cls', SMALL, task.vocab, num_labels=1), task)
+    with pytest.raises(BadInput, match='regression with num_labels=1.*want single_label_classification with 2'): predict(build('cls', SMALL, task.vocab, num_labels=1), task)
 
 @pytest.mark.parametrize('labels', [[1,2,3], [0,-1,1], ['a','b','c'], [0,1,math.nan]], ids=str)
 def test_label_out_of_range(tok, labels):

@@ -107,7 +107,7 @@ def in_range(labels, C): # Class numbers, or lists of them
 def problem(config)->str: # As `transformers` decides it
     return config.problem_type or ('regression' if config.num_labels == 1 else 'single_label_classification')
 
-# %% ../../nbs/10a_tasks_classification.ipynb #47dcbde2
+# %% ../../nbs/10a_tasks_classification.ipynb #c18559c5
 @patch
 def suits(self:Classification, config):
     "Refuse a network that was made for other answers"
@@ -115,8 +115,8 @@ def suits(self:Classification, config):
         raise BadInput("the network answers from its last position, which may be padding; "
                        "build or load it with summary_type='first'")
     if (problem(config),config.num_labels) == (self.problem,len(self.names)): return
-    raise BadInput(f"the network gives {config.num_labels} numbers for {problem(config)}, the examples want "
-                   f"{len(self.names)} for {self.problem} (the first, {self.names[0]!r}); "
+    raise BadInput(f"the network has {problem(config)} with num_labels={config.num_labels}, the examples want "
+                   f"{self.problem} with {len(self.names)} (the first, {self.names[0]!r}); "
                    "build or load it with **task.head")
 
 # %% ../../nbs/10a_tasks_classification.ipynb #0530cd5c

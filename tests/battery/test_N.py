@@ -27,7 +27,7 @@ def test_N1_restart_and_run_all(name): no_error(name)
 @pytest.mark.parametrize('name', notebooks()[::-1])
 def test_N1_the_same_numbers(name):
     "As `.ci/stable.py` says: within a hundredth, in every cell but those that say that they vary"
-    if not comparable(): pytest.skip('the stored numbers are from another corpus or in another precision')
+    if not comparable(): pytest.skip('the stored numbers are from another corpus or another device')
     stored,now = said(cells(ROOT/f'nbs/{name}.ipynb').values()), said(no_error(name).values())
     assert {i: (s, now[i]) for i,s in stored.items() if not same(s, now[i])} == {}
 
