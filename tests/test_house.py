@@ -34,6 +34,12 @@ def test_what_scripts_write_is_up_to_date(script):
     r = subprocess.run([sys.executable, f'.ci/{script}.py', '--check'], cwd=ROOT, capture_output=True, text=True)
     assert r.returncode == 0, r.stdout + r.stderr
 
+def test_the_atlas_has_every_formula():
+    from lm_lifecycle import pretraining # Which imports all modules that register some
+    from lm_lifecycle.core import FORMULAS
+    atlas = (ROOT/'README.md').read_text(encoding='utf-8').split('## The formulas')[1].split('##')[0]
+    assert [n for n in FORMULAS if f"| `{n.split('.')[-1]}` | $" not in atlas] == []
+
 def imported(tree, name):
     "Names of this package's modules that module `name` imports"
     for node in ast.walk(tree):
