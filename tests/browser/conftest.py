@@ -37,8 +37,8 @@ def browser():
     with play.sync_playwright() as p:
         b = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox']); yield b; b.close()
 
+HERE = 'window.jupyterapp?.shell.currentWidget?.context'
 RUN = '''async () => {
-  while (!window.jupyterapp?.shell.currentWidget?.context) await new Promise(r => setTimeout(r, 50))
   const app = window.jupyterapp, nb = app.shell.currentWidget
   await nb.context.ready; await nb.sessionContext.ready
   while (nb.sessionContext.session?.kernel?.status != 'idle') await new Promise(r => setTimeout(r, 50))
@@ -53,7 +53,8 @@ def open_nb(lab, browser):
     context = browser.new_context(viewport=dict(width=1400, height=1000)); said = []
     def f(name):
         page = context.new_page(); page.on('console', lambda m: said.append(m.text) if m.type == 'error' else None)
-        page.set_default_timeout(120_000); page.goto(lab(name)); errors = page.evaluate(RUN)
+        page.set_default_timeout(120_000); page.goto(lab(name)); page.wait_for_function(HERE) # A slow start may load the page twice
+        errors = page.evaluate(RUN)
         assert not errors and not [s for s in said if 'comm' in s]
         return page
     yield f
