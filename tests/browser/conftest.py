@@ -1,5 +1,5 @@
 "One JupyterLab and one Chromium for all tests; skipped, with the reason, where either is missing"
-import os, secrets, shutil, socket, subprocess, sys, time, urllib.request
+import json, os, secrets, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,19 @@ SETTINGS = {'@jupyterlab/notebook-extension/tracker.jupyterlab-settings': '{"win
 def free_port():
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
 
-@pytest.fixture(scope='session')
+LIVE = 'application/vnd.jupyter.widget-view+json'
+def begun(f):
+    "The notebook, up to three cells after its last explorer: a picture that is drawn during training has got its cells by then"
+    nb = json.loads(f.read_text(encoding='utf-8')); last = [i for i,c in enumerate(nb['cells']) for o in c.get('outputs', []) if LIVE in o.get('data', {})]
+    return json.dumps(nb | dict(cells=nb['cells'][:last[-1] + 4])) if last else f.read_text(encoding='utf-8')
+
+@pytest.fixture(scope='package')
 def lab(tmp_path_factory):
-    "Address of a server that shows copies of the notebooks"
+    "Address of a server that shows copies of the notebooks, without what comes after their explorers"
     pytest.importorskip('jupyterlab', reason='no JupyterLab: pip install lm_lifecycle[browser]')
     home,port,token = tmp_path_factory.mktemp('lab'), free_port(), secrets.token_hex(); shutil.copytree(ROOT/'nbs', home/'nbs')
     shutil.copytree(ROOT/'results', home/'results')
+    for f in (ROOT/'nbs').glob('*.ipynb'): (home/'nbs'/f.name).write_text(begun(f), encoding='utf-8')
     for f,s in SETTINGS.items(): (home/'settings'/f).parent.mkdir(parents=True, exist_ok=True); (home/'settings'/f).write_text(s)
     env = {k:v for k,v in os.environ.items() if k != 'MPLBACKEND'} | dict(JUPYTERLAB_SETTINGS_DIR=str(home/'settings'), JUPYTER_CONFIG_DIR=str(home/'config'), PYTHONPATH=str(ROOT))
     args = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', f'--IdentityProvider.token={token}',
@@ -30,7 +37,7 @@ def lab(tmp_path_factory):
     yield lambda name: f'http://127.0.0.1:{port}/doc/tree/nbs/{name}.ipynb?token={token}'
     server.terminate(); server.wait(20)
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='package')
 def browser():
     play = pytest.importorskip('playwright.sync_api', reason='no Playwright: pip install lm_lifecycle[browser]')
     if not CHROMIUM: pytest.skip('no Chromium: apt-get install chromium, or set $CHROMIUM to one')

@@ -2,9 +2,9 @@
 import json, re
 
 import pytest
+from browser.conftest import LIVE
 from conftest import ROOT
 
-LIVE = 'application/vnd.jupyter.widget-view+json'
 def shown(f): return [''.join(o['data']['text/plain']) for c in json.loads(f.read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', [])
                       if LIVE in o.get('data', {})]
 EXPLORERS = {f.stem: names for f in sorted((ROOT/'nbs').glob('*.ipynb')) if (names := shown(f))}

@@ -18,8 +18,12 @@ def site():
     yield f'http://127.0.0.1:{server.server_port}'
     server.shutdown()
 
-def test_every_page_stands_alone(site, browser):
-    page = browser.new_context().new_page(); said,asked = [],[]
+@pytest.fixture
+def page(browser):
+    context = browser.new_context(); yield context.new_page(); context.close()
+
+def test_every_page_stands_alone(site, page):
+    said,asked = [],[]
     page.on('console', lambda m: m.type == 'error' and said.append(f'{page.url}: {m.text}')); page.on('request', lambda r: asked.append(r.url))
     pages = sorted(p.relative_to(SITE) for p in SITE.rglob('*.html') if p.name != '404.html'); assert len(pages) > 50
     for p in pages:
@@ -28,6 +32,6 @@ def test_every_page_stands_alone(site, browser):
         assert not bad, p
     assert not said and not [u for u in asked if not u.startswith((site, 'data:'))]
 
-def test_search_finds_a_chapter(site, browser):
-    page = browser.new_context().new_page(); page.goto(f'{site}/index.html'); page.keyboard.press('/'); page.keyboard.type('denoising')
+def test_search_finds_a_chapter(site, page):
+    page.goto(f'{site}/index.html'); page.keyboard.press('/'); page.keyboard.type('denoising')
     page.locator('.md-search-result__item').first.wait_for(); assert page.locator('.md-search-result__item a[href*="04_autoencoding"]').count()
