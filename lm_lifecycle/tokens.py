@@ -33,11 +33,14 @@ SPECIALS = ['[PAD]','[UNK]','[CLS]','[SEP]','[MASK]']
 UNSPACED = '\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff' # Written without spaces
 TIGHT = fr'(?<=[{UNSPACED}‘’“”—…·]) (?=[{UNSPACED}‘’“”—…·])|(?<=[{UNSPACED}]) (?!\p{{L}})|(?<!\p{{L}}) (?=[{UNSPACED}])'
 
-# %% ../nbs/03_tokens.ipynb #724d45fe
+# %% ../nbs/03_tokens.ipynb #28a7bf26
 def wordpiece(texts, size, lowercase):
     "BERT's tokenizer, the same for the same texts"
-    norm,pre,n = normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer(), Counter()
-    for s in texts: n.update(norm.normalize_str(s))
+    norm,pre = normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
+    raw,n = Counter(), Counter()
+    for s in texts: raw.update(s)
+    for c,k in raw.items(): # A character is normalized alike in any text
+        for a in norm.normalize_str(c): n[a] += k
     chars = sorted((c for c in n if not c.isspace()), key=lambda c: (-n[c], c))[:(size - len(SPECIALS))//2]
     inside = ['##'+c for c in chars if len(pre.pre_tokenize_str(norm.normalize_str(f'a{c}a'))) == 1]
     def make(vocab=None):
