@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 ROOT = Path(__file__).parent.parent; DOCS,SITE = ROOT/'build/docs', ROOT/'build/site'
+CSS = 'notebook.css'
 HEAVY = 'application/vnd.jupyter.widget-view+json' # Needs a kernel; a still picture follows each
 SCRIPT = dict(zip('ABCDEFGHIJKLMNOPQRSTUVWXYZ', '𝒜ℬ𝒞𝒟ℰℱ𝒢ℋℐ𝒥𝒦ℒℳ𝒩𝒪𝒫𝒬ℛ𝒮𝒯𝒰𝒱𝒲𝒳𝒴𝒵')) # Browsers have no `mathvariant`
 
@@ -63,6 +64,22 @@ def make():
     shutil.copy(ROOT/'.ci/site.css', DOCS); shutil.copy(ROOT/'CHANGELOG.md', DOCS/'log.md')
     nav = [{'The map': 'index.ipynb'}, {'Chapters': nav}, {'Reference': [{n: f'reference/{n}.md'} for n in names]}, {'Log': 'log.md'}]
     (ROOT/'build/mkdocs.yml').write_text('INHERIT: ../mkdocs.yml\n'+f'nav: {json.dumps(nav, ensure_ascii=False)}\n', encoding='utf-8')
+
+def on_page_content(html, page, config, files): # mkdocs asks, page by page
+    "The style of notebooks, half a megabyte, is written once, not into each of them"
+    from mkdocs.structure.files import File
+    def share(m):
+        if len(m[1]) < 100_000: return m[0]
+        css = re.sub(r'[^{}]+\{[^{}]*\}', lambda r: '' if '.bp3-' in r[0] else r[0], m[1]) # A library for applications: three quarters of it, none in a page
+        if not files.get_file_from_path(CSS): files.append(File.generated(config, CSS, content=css))
+        return f'<link rel="stylesheet" href="{CSS}">'
+    return re.sub('(?s)<style[^>]*>(.*?)</style>', share, html)
+
+def on_post_build(config): # mkdocs asks, at the end
+    "The search goes without prompts, and with code once: for its copy button a cell of code is in the page twice"
+    f = SITE/'search/search_index.json'; index = json.loads(f.read_text(encoding='utf-8'))
+    for d in index['docs']: d['text'] = re.sub(r'(?s)Copied!\s*<pre>.*?</pre>|\b(In|Out)\s*\[\s\]:', '', d['text'])
+    f.write_text(json.dumps(index, ensure_ascii=False), encoding='utf-8')
 
 class Links(HTMLParser):
     "What a page refers to, what can be referred to in it, and what it would fetch from elsewhere"
