@@ -2,7 +2,7 @@
 import json, re
 
 import pytest
-from browser.conftest import LIVE
+from browser.conftest import LIVE, ran
 from conftest import ROOT
 
 def shown(f): return [''.join(o['data']['text/plain']) for c in json.loads(f.read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', [])
@@ -22,10 +22,25 @@ def move(control):
     else: box.press('Home'); box.type('so ')
     box.press('Enter')
 
-@pytest.mark.parametrize('name', EXPLORERS)
-def test_explorers_follow_the_keyboard(name, open_nb):
+@pytest.fixture(scope='module')
+def pages(request, open_nb):
+    "Their pages, one after the other; while one is read the next already runs"
+    names = [i.callspec.params['name'] for i in request.session.items if i.path == request.path]
+    def each():
+        now = open_nb(names[0])
+        for n in names[1:]: after = open_nb(n); yield now; now = after
+        yield now
+    return each()
+
+@pytest.fixture
+def page(pages):
+    p = next(pages); yield ran(p)
+    p.context.close()
+
+@pytest.mark.parametrize('name', [*reversed(EXPLORERS)]) # The longest first
+def test_explorers_follow_the_keyboard(name, page):
     axe = pytest.importorskip('axe_playwright_python.sync_playwright', reason='no axe: pip install lm_lifecycle[browser]').Axe()
-    page = open_nb(name); views = page.locator(VIEW); moved = 0
+    views = page.locator(VIEW); moved = 0
     for v in views.all():
         html = v.locator('.widget-html-content').last; controls = v.locator('.widget-hbox > .jupyter-widgets').all(); assert controls
         for c in controls:
